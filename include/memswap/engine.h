@@ -1,0 +1,338 @@
+/*
+ * memswap engine: keeps a set of shared-memory RAM blocks under a limit
+ *
+ * The engine takes cold pages out of the page cache into a store, and brings
+ * them back when userfaultfd reports that somebody touched them.  It knows
+ * nothing of QEMU: whatever it needs from its surroundings comes through
+ * MemswapHost, whatever it offers is in this file.
+ *
+ * Errors are negative errno values.  Sizes are bytes.  Unless a function says
+ * otherwise it may be called from any thread, and never calls back into its
+ * caller except through MemswapHost.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MEMSWAP_ENGINE_H
+#define MEMSWAP_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+typedef struct MemswapEngine MemswapEngine;
+typedef struct MemswapBlock MemswapBlock;
+
+/* Reclaim works on regions of this size; blocks should be aligned to it. */
+#define MEMSWAP_REGION_SIZE (2ULL * 1024 * 1024)
+
+/* Below this limit a guest would not get from one instruction to the next. */
+#define MEMSWAP_MIN_LIMIT (1ULL * 1024 * 1024)
+
+/* What the operator has to hear of; see MemswapHost.event. */
+typedef enum MemswapEvent {
+    /* The store refused a page for want of room; eviction pauses. */
+    MEMSWAP_EVENT_STORE_FULL,
+    /* A stored copy failed its checksum: its page is lost and poisoned. */
+    MEMSWAP_EVENT_PAGE_LOST,
+    /* An invariant is broken: the VM must stop before it does harm. */
+    MEMSWAP_EVENT_BUG,
+} MemswapEvent;
+
+/* Points in a page's life that can be traced; see MemswapHost.trace. */
+typedef enum MemswapTracePoint {
+    MEMSWAP_TRACE_FAULT,    /* arg: MemswapFaultKind */
+    MEMSWAP_TRACE_TRIAL,    /* offset: of the region, arg: pages on trial */
+    MEMSWAP_TRACE_EVICT,    /* offset: of the run, arg: pages gone */
+    MEMSWAP_TRACE_FILL,     /* arg: MemswapFaultKind */
+    MEMSWAP_TRACE_DISCARD,  /* arg: bytes */
+    MEMSWAP_TRACE_PIN_WAIT, /* arg: ns waited for somebody else's transition */
+    MEMSWAP_TRACE_STALL,    /* arg: ns a fault was held back for room */
+} MemswapTracePoint;
+
+/* Where a faulting page was found. */
+typedef enum MemswapFaultKind {
+    MEMSWAP_FAULT_ABSENT,   /* never touched, or discarded: a zero page */
+    MEMSWAP_FAULT_MINOR,    /* in the page cache, not mapped */
+    MEMSWAP_FAULT_TRIAL,    /* the same, and on trial: it proved warm */
+    MEMSWAP_FAULT_SAME,     /* same-filled: rebuilt from its word */
+    MEMSWAP_FAULT_STORED,   /* fetched from the store */
+    MEMSWAP_FAULT_WAITED,   /* somebody else's transition was under way */
+    MEMSWAP_FAULT__MAX,
+} MemswapFaultKind;
+
+/*
+ * What the engine needs of its creator.  Every member may be NULL.  The
+ * callbacks run on whichever thread met the occasion, with no engine lock
+ * held but possibly in the middle of a fault: they must not touch managed
+ * RAM, must not wait for anything that might, and must not call back into
+ * the engine.
+ */
+typedef struct MemswapHost {
+    /* Monotonic time in ns.  NULL: CLOCK_MONOTONIC. */
+    int64_t (*clock_ns)(void *opaque);
+    /*
+     * May thread @tid (0: the calling one) be held back until there is room
+     * under the limit?  False for one whose wait would block the command
+     * that raises the limit.  NULL: every thread may.
+     */
+    bool (*may_hold_back)(void *opaque, pid_t tid);
+    /* @block and @offset name the page concerned, where there is one. */
+    void (*event)(void *opaque, MemswapEvent event, const char *block,
+                  uint64_t offset);
+    void (*trace)(void *opaque, MemswapTracePoint point, const char *block,
+                  uint64_t offset, uint64_t arg);
+} MemswapHost;
+
+/* What a fault does when the limit is reached and the store is full. */
+typedef enum MemswapFullPolicy {
+    MEMSWAP_FULL_HOLD,      /* waits until the operator makes room */
+    MEMSWAP_FULL_OVERSHOOT, /* passes the limit, and is counted */
+} MemswapFullPolicy;
+
+/* What can be changed at run time, all of it or nothing. */
+typedef struct MemswapSettings {
+    uint64_t limit;        /* bytes of managed RAM that may be resident */
+    uint64_t pool_limit;   /* bytes of the compressed pool, headers included;
+                              UINT64_MAX: none */
+    int compression_level; /* zstd's; negative is faster */
+    MemswapFullPolicy when_full;
+} MemswapSettings;
+
+/* What is decided once. */
+typedef struct MemswapConfig {
+    MemswapSettings settings;
+    /*
+     * Background threads that reclaim.  0: none; then a fault that finds no
+     * room reclaims in the thread that handles it, which makes counts exact.
+     */
+    unsigned int evictors;
+    /*
+     * Room in bytes that background reclaim keeps free under the limit: it
+     * starts when less than @reserve_low is free and goes on until
+     * @reserve_high is.  Both 0: chosen from the limit (with evictors).
+     */
+    uint64_t reserve_low;
+    uint64_t reserve_high;
+    /* Only user-mode faults: for users without the right to the others. */
+    bool user_mode_only;
+    /* An open userfaultfd to use, which the engine then owns; or -1. */
+    int uffd;
+} MemswapConfig;
+
+#define MEMSWAP_LATENCY_BUCKETS 40
+
+/* Counters since creation, gauges now; see memswap_get_stats(). */
+typedef struct MemswapStats {
+    /* Gauges, bytes of guest RAM; they add up to @managed at rest. */
+    uint64_t managed;
+    uint64_t resident;     /* in the page cache; includes @trial */
+    uint64_t stored;       /* in the store */
+    uint64_t zero;         /* same-filled pages, kept in their words */
+    uint64_t untouched;    /* never touched, or discarded since */
+    uint64_t poisoned;
+
+    uint64_t trial;        /* part of @resident: unmapped, awaiting a touch */
+    uint64_t pinned;       /* bytes with at least one pin */
+    uint64_t peak_resident;
+    uint64_t metadata;     /* bytes of page words and region state in use */
+
+    /* The pool. */
+    uint64_t pool_bytes;      /* memory its segments take */
+    uint64_t pool_live_bytes; /* of these, used by stored pages and headers */
+    uint64_t pool_data_bytes; /* of these, compressed data alone */
+    uint64_t pool_segments;
+    uint64_t pool_moved;      /* entries moved by compaction, a counter */
+
+    /* Counters, in pages and faults. */
+    uint64_t faults[MEMSWAP_FAULT__MAX];
+    uint64_t evictions;    /* pages taken out, same-filled ones included */
+    uint64_t refaults;     /* evicted pages brought back */
+    uint64_t trials;       /* regions put on trial */
+    uint64_t given_back;   /* evictions called off before the punch */
+    uint64_t discards;     /* pages discarded */
+    uint64_t store_full;   /* puts refused for want of room */
+    uint64_t overshoots;   /* fills that passed the limit */
+    uint64_t stalls;       /* faults held back for room */
+    uint64_t stall_ns;     /* time they waited, summed */
+    uint64_t spurious;     /* events for pages that needed nothing */
+
+    /*
+     * Faults by the time it took to resolve them, from reading the event:
+     * bucket n counts those of [2^n, 2^(n+1)) ns.
+     */
+    uint64_t latency[MEMSWAP_LATENCY_BUCKETS];
+} MemswapStats;
+
+/* The gauges of one block; same meaning as in MemswapStats. */
+typedef struct MemswapBlockStats {
+    uint64_t managed;
+    uint64_t page_size;
+    uint64_t resident;
+    uint64_t stored;
+    uint64_t zero;
+    uint64_t untouched;
+    uint64_t poisoned;
+} MemswapBlockStats;
+
+/* What the engine must know of a RAM block. */
+typedef struct MemswapBlockInfo {
+    const char *name;      /* for statistics and traces; copied */
+    void *host;            /* the mapping that vCPUs and devices use */
+    uint64_t size;         /* bytes; a multiple of @page_size */
+    int fd;                /* shared memory behind @host; stays the caller's */
+    uint64_t fd_offset;    /* of @host within @fd */
+    uint64_t page_size;    /* bytes; the block's unit of swap */
+} MemswapBlockInfo;
+
+/**
+ * memswap_engine_new: create an engine that manages nothing yet
+ * @config: copied
+ * @host: may be NULL; stays the caller's and must outlive the engine
+ * @opaque: passed to every callback of @host
+ * @engine: the result; owned by the caller, see memswap_engine_free()
+ * @error: set to one line that says what to change, g_free() it; may be NULL
+ *
+ * Opens a userfaultfd unless @config brings one, and starts the evictors.
+ * Returns 0; -EPERM without the right to userfaultfd; -ENOSYS where the
+ * kernel lacks what is needed; -EINVAL for settings out of range.
+ */
+int memswap_engine_new(const MemswapConfig *config, const MemswapHost *host,
+                       void *opaque, MemswapEngine **engine, char **error);
+
+/**
+ * memswap_engine_free: stop the evictors and free everything
+ *
+ * Blocks still there are removed as memswap_block_remove() does.  Nobody may
+ * touch their RAM any more.
+ */
+void memswap_engine_free(MemswapEngine *engine);
+
+/**
+ * memswap_engine_fd: the file descriptor to poll for reading
+ *
+ * It stays the engine's.  When it is readable, call memswap_engine_handle().
+ */
+int memswap_engine_fd(MemswapEngine *engine);
+
+/**
+ * memswap_engine_handle: resolve the faults that are waiting
+ *
+ * Reads the userfaultfd until it is empty.  Never blocks on another fault,
+ * on I/O or for room: what can't be resolved now is resolved by the thread
+ * that it waits for.  Several threads may call it at once.
+ *
+ * Returns the number of events read.
+ */
+unsigned int memswap_engine_handle(MemswapEngine *engine);
+
+/**
+ * memswap_get_settings: the settings in force
+ */
+void memswap_get_settings(MemswapEngine *engine, MemswapSettings *settings);
+
+/**
+ * memswap_set_settings: change all settings at once
+ * @error: as in memswap_engine_new()
+ *
+ * A lower limit takes effect at once for new fills; reclaim then works
+ * residency down in the background.  Returns 0, or -EINVAL with nothing
+ * changed.  Never blocks on a fault.
+ */
+int memswap_set_settings(MemswapEngine *engine,
+                         const MemswapSettings *settings, char **error);
+
+/**
+ * memswap_block_add: manage a RAM block
+ * @block: the result, valid until memswap_block_remove()
+ * @error: as in memswap_engine_new()
+ *
+ * Registers @info->host with userfaultfd, then takes stock of the pages that
+ * are there already; residency may pass the limit by these until they are
+ * reclaimed.  Pages keep their contents.
+ *
+ * Returns 0; -EINVAL for a size or alignment that doesn't fit, memory that
+ * is not shared or locked; -EBUSY if somebody registered the range already;
+ * -ENOMEM.
+ */
+int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
+                      MemswapBlock **block, char **error);
+
+/**
+ * memswap_block_remove: stop managing a block whose contents are not needed
+ *
+ * Drops the stored copies, waits for whoever works on the block, unregisters
+ * the range.  Nobody may touch its RAM while this runs, nor hold a pin in it.
+ * @block is freed.
+ */
+void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block);
+
+/**
+ * memswap_owns: is this address in a managed block?
+ */
+bool memswap_owns(MemswapEngine *engine, const void *host);
+
+/**
+ * memswap_pin: make a range resident and mapped, and keep it so
+ * @host: start; need not be aligned to pages
+ * @size: bytes; parts outside managed blocks are skipped
+ *
+ * For whoever hands guest memory to the kernel or to another process.  Waits
+ * for fills and evictions under way, never for room when the calling thread
+ * may not be held back.  Pins nest; each takes one memswap_unpin() of the
+ * same range.
+ *
+ * Returns 0; -EIO if a page is lost, in which case nothing is pinned.
+ */
+int memswap_pin(MemswapEngine *engine, const void *host, uint64_t size);
+
+/**
+ * memswap_unpin: undo one memswap_pin() of the same range
+ */
+void memswap_unpin(MemswapEngine *engine, const void *host, uint64_t size);
+
+/**
+ * memswap_discard: forget the contents of a range of one block
+ * @host: aligned to the block's page size
+ * @size: a multiple of it
+ *
+ * Afterwards the range reads as zeroes and, pinned pages aside, takes no
+ * memory.  Waits for fills under way.  Returns 0 or a negative errno, with
+ * the pages before the failing one discarded; -ENOENT if @host is in no
+ * managed block.
+ */
+int memswap_discard(MemswapEngine *engine, const void *host, uint64_t size);
+
+/**
+ * memswap_reclaim: take out this many bytes now
+ *
+ * Works in the calling thread: first what is on trial already and still
+ * cold, then the clock's next regions, once around.  Returns the bytes that
+ * left the page cache, which may be fewer than asked for, or more by less
+ * than a region.
+ */
+uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size);
+
+/**
+ * memswap_get_stats: all counters and gauges
+ *
+ * Never blocks.  Gauges are exact at rest, and momentary under load.
+ */
+void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats);
+
+/**
+ * memswap_block_get_stats: the gauges of one block
+ */
+void memswap_block_get_stats(MemswapBlock *block, MemswapBlockStats *stats);
+
+/**
+ * memswap_latency_percentile: a percentile of a latency histogram
+ * @percent: above 0, up to 100
+ *
+ * Returns ns, interpolated within its bucket; 0 if nothing was counted.
+ */
+uint64_t memswap_latency_percentile(
+    const uint64_t latency[MEMSWAP_LATENCY_BUCKETS], double percent);
+
+#endif /* MEMSWAP_ENGINE_H */

@@ -1,0 +1,386 @@
+/*
+ * Blocks: the RAM that the engine manages
+ *
+ * The table of blocks is read without a lock by faults, pins and evictors, and
+ * changes only when memory is plugged or unplugged.  A block that goes is
+ * marked dead, waits for its users to leave, and only then loses its words;
+ * the struct itself lives as long as the engine, so that a late reader of the
+ * table finds the mark.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "uffd.h"
+
+MemswapBlock *memswap_block_ref(MemswapBlock *block)
+{
+    atomic_fetch_add(&block->refs, 1);
+    return block;
+}
+
+void memswap_block_unref(MemswapBlock *block)
+{
+    atomic_fetch_sub(&block->refs, 1);
+}
+
+/* Count in on a block that was found in the table; NULL if it is going. */
+static MemswapBlock *block_enter(MemswapBlock *block)
+{
+    memswap_block_ref(block);
+    if (atomic_load(&block->dead)) {
+        memswap_block_unref(block);
+        return NULL;
+    }
+    return block;
+}
+
+MemswapBlock *memswap_block_get(MemswapEngine *engine, unsigned int slot)
+{
+    MemswapBlock *block = atomic_load(&engine->blocks[slot]);
+
+    return block ? block_enter(block) : NULL;
+}
+
+MemswapBlock *memswap_block_find(MemswapEngine *engine, const void *host)
+{
+    unsigned int n = atomic_load(&engine->n_slots);
+
+    for (unsigned int i = 0; i < n; i++) {
+        MemswapBlock *block = atomic_load(&engine->blocks[i]);
+
+        if (block && (const uint8_t *)host >= block->host &&
+            (const uint8_t *)host < block->host + block->size) {
+            return block_enter(block);
+        }
+    }
+    return NULL;
+}
+
+bool memswap_owns(MemswapEngine *engine, const void *host)
+{
+    MemswapBlock *block = memswap_block_find(engine, host);
+
+    if (block) {
+        memswap_block_unref(block);
+    }
+    return block;
+}
+
+void memswap_block_moved(MemswapBlock *block, uint64_t page,
+                         MemswapPlace from, MemswapPlace to)
+{
+    MemswapRegion *region = memswap_page_region(block, page);
+
+    atomic_fetch_sub_explicit(&block->pages[from], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&block->pages[to], 1, memory_order_relaxed);
+    if (from == MEMSWAP_IN_CACHE) {
+        atomic_fetch_sub(&region->resident, 1);
+    } else if (to == MEMSWAP_IN_CACHE) {
+        atomic_fetch_add(&region->resident, 1);
+    }
+    if (!(atomic_load_explicit(&region->flags, memory_order_relaxed) &
+          MEMSWAP_REGION_TOUCHED) &&
+        !(atomic_fetch_or(&region->flags, MEMSWAP_REGION_TOUCHED) &
+          MEMSWAP_REGION_TOUCHED)) {
+        memswap_count(block->regions_touched, 1);
+    }
+}
+
+/*
+ * Is the whole range mapped shared?  Where it isn't, a zap would forget what
+ * it should only unmap.
+ */
+static bool range_shared(const void *host, uint64_t size)
+{
+    uintptr_t at = (uintptr_t)host;
+    uintptr_t end = at + size;
+    g_autofree char *line = NULL;
+    size_t room = 0;
+    FILE *maps = fopen("/proc/self/maps", "re");
+
+    if (!maps) {
+        return false;
+    }
+    while (at < end && getline(&line, &room, maps) > 0) {
+        uintptr_t from, to;
+        char perms[5];
+
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s", &from, &to,
+                   perms) != 3 || to <= at) {
+            continue;
+        }
+        if (from > at || perms[3] != 's') {
+            break;
+        }
+        at = to;
+    }
+    fclose(maps);
+    return at >= end;
+}
+
+static int check_info(const MemswapBlockInfo *info, char **error)
+{
+    uint64_t host_page = sysconf(_SC_PAGESIZE);
+    const char *wrong = NULL;
+
+    if (info->page_size != host_page) {
+        wrong = "its pages are not the host's ordinary ones: use a backend "
+                "without hugetlb";
+    } else if (!info->size || info->size % info->page_size ||
+               (uintptr_t)info->host % info->page_size ||
+               info->fd_offset % info->page_size) {
+        wrong = "it is not aligned to its page size";
+    } else if (info->size >> MEMSWAP_OWNER_SHIFT >= info->page_size) {
+        wrong = "it is too large: split it into several blocks";
+    } else if (!range_shared(info->host, info->size)) {
+        wrong = "its memory is private: use share=on";
+    } else if (madvise(info->host, info->size, MADV_DONTNEED)) {
+        /* which would only have unmapped it */
+        wrong = "its memory is locked: run without mem-lock";
+    }
+    if (wrong && error) {
+        *error = g_strdup_printf("block '%s' can't be managed: %s",
+                                 info->name, wrong);
+    }
+    return wrong ? -EINVAL : 0;
+}
+
+/* Memory that takes none until it is written to. */
+static void *alloc_sparse(size_t size)
+{
+    void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (mem == MAP_FAILED) {
+        return NULL;
+    }
+    /*
+     * A huge page would make 1 GiB of RAM pay for one page touched.  None of
+     * these matters enough to fail for.
+     */
+    madvise(mem, size, MADV_NOHUGEPAGE);
+    madvise(mem, size, MADV_DONTDUMP);
+    madvise(mem, size, MADV_DONTFORK);
+    return mem;
+}
+
+static void block_free_arrays(MemswapBlock *block)
+{
+    if (block->words) {
+        munmap(block->words, block->n_pages * sizeof(*block->words));
+        block->words = NULL;
+    }
+    if (block->regions) {
+        munmap(block->regions, block->n_regions * sizeof(*block->regions));
+        block->regions = NULL;
+    }
+    g_clear_pointer(&block->name, g_free);
+}
+
+static MemswapBlock *block_new(MemswapEngine *engine,
+                               const MemswapBlockInfo *info)
+{
+    MemswapBlock *block = g_new0(MemswapBlock, 1);
+
+    block->engine = engine;
+    block->name = g_strdup(info->name);
+    block->host = info->host;
+    block->size = info->size;
+    block->fd = info->fd;
+    block->fd_offset = info->fd_offset;
+    block->page_size = info->page_size;
+    block->page_shift = __builtin_ctzll(info->page_size);
+    block->n_pages = info->size >> block->page_shift;
+    block->region_pages = MAX(MEMSWAP_REGION_SIZE / info->page_size, 1);
+    block->n_regions = (block->n_pages + block->region_pages - 1) /
+                       block->region_pages;
+    block->words = alloc_sparse(block->n_pages * sizeof(*block->words));
+    block->regions = alloc_sparse(block->n_regions *
+                                  sizeof(*block->regions));
+    block->pages[MEMSWAP_IN_NONE] = block->n_pages;
+    if (!block->words || !block->regions) {
+        block_free_arrays(block);
+        g_free(block);
+        return NULL;
+    }
+    return block;
+}
+
+/* The page is in the page cache, and nobody told us: take it in. */
+static void adopt_page(MemswapBlock *block, uint64_t page)
+{
+    uint64_t absent = MEMSWAP_ABSENT;
+
+    /* If it isn't absent, a fault was faster. */
+    if (memswap_word_cas(&block->words[page], &absent, MEMSWAP_FILLING)) {
+        memswap_charge(block->engine, block->page_size, true);
+        memswap_block_moved(block, page, MEMSWAP_IN_NONE, MEMSWAP_IN_CACHE);
+        memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
+    }
+}
+
+/*
+ * Take stock of what was there before the range was registered.  Owning the
+ * region keeps a page that was seen from being punched before it is counted.
+ */
+static void adopt_pages(MemswapBlock *block)
+{
+    off_t end = block->fd_offset + block->size;
+    off_t at = block->fd_offset;
+
+    while ((at = lseek(block->fd, at, SEEK_DATA)) >= 0 && at < end) {
+        uint64_t page = (at - block->fd_offset) >> block->page_shift;
+        uint64_t number = page / block->region_pages;
+        uint64_t stop = memswap_region_end(block, number);
+
+        memswap_region_own(&block->regions[number]);
+        for (; page < stop; page++) {
+            if (memswap_page_cached(block, page)) {
+                adopt_page(block, page);
+            }
+        }
+        memswap_region_disown(&block->regions[number]);
+        at = block->fd_offset + (stop << block->page_shift);
+    }
+}
+
+/* Give the block a slot in the table; false if there is none. */
+static bool block_publish(MemswapBlock *block)
+{
+    MemswapEngine *engine = block->engine;
+    unsigned int slot = 0;
+
+    g_mutex_lock(&engine->blocks_lock);
+    while (slot < MEMSWAP_MAX_BLOCKS && atomic_load(&engine->blocks[slot])) {
+        slot++;
+    }
+    if (slot < MEMSWAP_MAX_BLOCKS) {
+        block->slot = slot;
+        atomic_store(&engine->blocks[slot], block);
+        if (slot >= atomic_load(&engine->n_slots)) {
+            atomic_store(&engine->n_slots, slot + 1);
+        }
+    }
+    g_mutex_unlock(&engine->blocks_lock);
+    return slot < MEMSWAP_MAX_BLOCKS;
+}
+
+static void block_unpublish(MemswapBlock *block)
+{
+    MemswapEngine *engine = block->engine;
+
+    atomic_store(&block->dead, true);
+    g_mutex_lock(&engine->blocks_lock);
+    atomic_store(&engine->blocks[block->slot], NULL);
+    g_ptr_array_add(engine->removed, block);
+    g_mutex_unlock(&engine->blocks_lock);
+
+    memswap_forget_trials(block);
+    memswap_forget_stalled(block);
+    while (atomic_load(&block->refs)) {
+        g_usleep(50);
+        /* what was in the evictors' hands may have come back to the queues */
+        memswap_forget_trials(block);
+        memswap_forget_stalled(block);
+    }
+}
+
+int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
+                      MemswapBlock **result, char **error)
+{
+    MemswapBlock *block;
+    int ret = check_info(info, error);
+
+    if (ret) {
+        return ret;
+    }
+    block = block_new(engine, info);
+    if (!block) {
+        if (error) {
+            *error = g_strdup_printf("block '%s': no memory for its page "
+                                     "words", info->name);
+        }
+        return -ENOMEM;
+    }
+    /* Large folios can't be punched page by page without care. */
+    madvise(block->host, block->size, MADV_NOHUGEPAGE);
+    if (!block_publish(block)) {
+        if (error) {
+            *error = g_strdup_printf("block '%s': more than %d blocks",
+                                     info->name, MEMSWAP_MAX_BLOCKS);
+        }
+        block_free_arrays(block);
+        g_free(block);
+        return -EINVAL;
+    }
+    /* Register first, then look: what comes later is reported. */
+    ret = memswap_uffd_register(engine->uffd, block->host, block->size);
+    if (ret) {
+        if (error) {
+            *error = g_strdup_printf("block '%s': userfaultfd refused it: %s",
+                                     info->name, g_strerror(-ret));
+        }
+        block_unpublish(block);
+        block_free_arrays(block);
+        return ret;
+    }
+    adopt_pages(block);
+    *result = block;
+    return 0;
+}
+
+void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block)
+{
+    MemswapStore *store = engine->store;
+
+    block_unpublish(block);
+    memswap_uffd_unregister(engine->uffd, block->host, block->size);
+    for (uint64_t number = 0; number < block->n_regions; number++) {
+        uint64_t end = memswap_region_end(block, number);
+
+        if (!(atomic_load(&block->regions[number].flags) &
+              MEMSWAP_REGION_TOUCHED)) {
+            continue;
+        }
+        for (uint64_t page = memswap_region_first(block, number); page < end;
+             page++) {
+            uint64_t word = memswap_word_load(&block->words[page]);
+
+            if (memswap_word_state(word) == MEMSWAP_STORED) {
+                store->ops->drop(store, memswap_word_handle(word));
+            } else if (memswap_word_state(word) == MEMSWAP_TRIAL) {
+                memswap_count(engine->trial_pages,
+                              -(int64_t)block->page_size);
+            }
+        }
+    }
+    memswap_uncharge(engine, atomic_load(&block->pages[MEMSWAP_IN_CACHE]) <<
+                     block->page_shift);
+    block_free_arrays(block);
+}
+
+void memswap_block_get_stats(MemswapBlock *block, MemswapBlockStats *stats)
+{
+    int64_t pages[MEMSWAP_PLACE__MAX];
+
+    for (int i = 0; i < MEMSWAP_PLACE__MAX; i++) {
+        /* Moving is two steps: between them a count may be off by one. */
+        pages[i] = MAX(atomic_load(&block->pages[i]), 0);
+    }
+    *stats = (MemswapBlockStats) {
+        .managed = block->size,
+        .page_size = block->page_size,
+        .resident = pages[MEMSWAP_IN_CACHE] << block->page_shift,
+        .stored = pages[MEMSWAP_IN_STORE] << block->page_shift,
+        .zero = pages[MEMSWAP_IN_WORD] << block->page_shift,
+        .untouched = pages[MEMSWAP_IN_NONE] << block->page_shift,
+        .poisoned = pages[MEMSWAP_IN_POISON] << block->page_shift,
+    };
+}

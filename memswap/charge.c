@@ -1,0 +1,46 @@
+/*
+ * The limit: how much of the managed RAM is in the page cache
+ *
+ * A page is charged before it is put in place and uncharged after it is gone,
+ * so the charge is never less than what the page cache holds.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "internal.h"
+
+static void note_peak(MemswapEngine *engine, uint64_t charged)
+{
+    uint64_t peak = atomic_load_explicit(&engine->peak_charged,
+                                         memory_order_relaxed);
+
+    while (charged > peak &&
+           !atomic_compare_exchange_weak(&engine->peak_charged, &peak,
+                                         charged)) {
+    }
+}
+
+bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
+{
+    uint64_t limit = atomic_load(&engine->limit);
+    uint64_t charged = atomic_fetch_add(&engine->charged, size) + size;
+
+    if (charged > limit) {
+        if (!force) {
+            atomic_fetch_sub(&engine->charged, size);
+            return false;
+        }
+        memswap_count(engine->overshoots, 1);
+    }
+    note_peak(engine, charged);
+    if (charged + atomic_load(&engine->reserve_low) > limit &&
+        atomic_load(&engine->sleepers)) {
+        memswap_evictors_kick(engine);
+    }
+    return true;
+}
+
+void memswap_uncharge(MemswapEngine *engine, uint64_t size)
+{
+    atomic_fetch_sub(&engine->charged, size);
+}

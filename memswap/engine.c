@@ -1,0 +1,271 @@
+/*
+ * The engine: its life, its settings, its way to the outside
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine-private.h"
+#include "internal.h"
+#include "pool.h"
+#include "uffd.h"
+
+/* Where reserves are not given: this part of the limit, within bounds. */
+#define RESERVE_DIVISOR 64
+#define RESERVE_MIN (256 * 1024)
+#define RESERVE_MAX (32 * 1024 * 1024)
+
+/* The largest page that may come to the store. */
+#define MAX_PAGE_SIZE MEMSWAP_REGION_SIZE
+
+int64_t memswap_now(MemswapEngine *engine)
+{
+    struct timespec now;
+
+    if (engine->host.clock_ns) {
+        return engine->host.clock_ns(engine->opaque);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+void memswap_event(MemswapEngine *engine, MemswapEvent event,
+                   const MemswapBlock *block, uint64_t page)
+{
+    if (engine->host.event) {
+        engine->host.event(engine->opaque, event, block->name,
+                           page << block->page_shift);
+    }
+}
+
+void memswap_trace(MemswapEngine *engine, MemswapTracePoint point,
+                   const MemswapBlock *block, uint64_t page, uint64_t arg)
+{
+    if (G_UNLIKELY(engine->host.trace)) {
+        engine->host.trace(engine->opaque, point, block->name,
+                           page << block->page_shift, arg);
+    }
+}
+
+/* The compactor wants an entry elsewhere: only while nobody uses it. */
+static bool relocate(void *opaque, uint64_t owner, uint64_t from,
+                     uint64_t to)
+{
+    MemswapEngine *engine = opaque;
+    uint64_t page = owner & ((1ULL << MEMSWAP_OWNER_SHIFT) - 1);
+    MemswapBlock *block = memswap_block_get(engine,
+                                            owner >> MEMSWAP_OWNER_SHIFT);
+    bool moved = false;
+
+    if (!block) {
+        return false;
+    }
+    if (page < block->n_pages) {
+        MemswapWord *word = &block->words[page];
+        uint64_t old = memswap_word_load(word);
+
+        moved = memswap_word_state(old) == MEMSWAP_STORED &&
+                memswap_word_handle(old) == from &&
+                memswap_word_cas(word, &old,
+                                 memswap_word_with_handle(old, to));
+    }
+    memswap_block_unref(block);
+    return moved;
+}
+
+static int check_settings(const MemswapSettings *settings, uint64_t pinned,
+                          char **error)
+{
+    g_autofree char *wrong = NULL;
+
+    if (settings->limit < MEMSWAP_MIN_LIMIT) {
+        wrong = g_strdup_printf("limit must be at least %llu MiB",
+                                MEMSWAP_MIN_LIMIT >> 20);
+    } else if (settings->limit < pinned) {
+        wrong = g_strdup_printf("limit must be at least the %" G_GUINT64_FORMAT
+                                " KiB that are pinned by I/O now",
+                                pinned >> 10);
+    } else if (settings->compression_level < memswap_pool_min_level() ||
+               settings->compression_level > memswap_pool_max_level()) {
+        wrong = g_strdup_printf("compression level must be from %d to %d",
+                                memswap_pool_min_level(),
+                                memswap_pool_max_level());
+    } else if (settings->when_full != MEMSWAP_FULL_HOLD &&
+               settings->when_full != MEMSWAP_FULL_OVERSHOOT) {
+        wrong = g_strdup("when-full must be hold or overshoot");
+    }
+    if (!wrong) {
+        return 0;
+    }
+    if (error) {
+        *error = g_steal_pointer(&wrong);
+    }
+    return -EINVAL;
+}
+
+/* Called with settings_lock, or before anybody else knows the engine. */
+static void apply_settings(MemswapEngine *engine,
+                           const MemswapSettings *settings)
+{
+    atomic_store(&engine->limit, settings->limit);
+    atomic_store(&engine->pool_limit, settings->pool_limit);
+    atomic_store(&engine->compression_level, settings->compression_level);
+    atomic_store(&engine->when_full, settings->when_full);
+    if (engine->reserve_auto) {
+        uint64_t reserve = CLAMP(settings->limit / RESERVE_DIVISOR,
+                                 RESERVE_MIN, RESERVE_MAX);
+
+        atomic_store(&engine->reserve_low, reserve);
+        atomic_store(&engine->reserve_high, 2 * reserve);
+    }
+}
+
+void memswap_get_settings(MemswapEngine *engine, MemswapSettings *settings)
+{
+    g_mutex_lock(&engine->settings_lock);
+    *settings = (MemswapSettings) {
+        .limit = atomic_load(&engine->limit),
+        .pool_limit = atomic_load(&engine->pool_limit),
+        .compression_level = atomic_load(&engine->compression_level),
+        .when_full = atomic_load(&engine->when_full),
+    };
+    g_mutex_unlock(&engine->settings_lock);
+}
+
+int memswap_set_settings(MemswapEngine *engine,
+                         const MemswapSettings *settings, char **error)
+{
+    int ret;
+
+    g_mutex_lock(&engine->settings_lock);
+    ret = check_settings(settings, MAX(atomic_load(&engine->pinned), 0),
+                         error);
+    if (!ret) {
+        apply_settings(engine, settings);
+        engine->store->ops->configure(engine->store, settings->pool_limit,
+                                      settings->compression_level);
+    }
+    g_mutex_unlock(&engine->settings_lock);
+    if (!ret) {
+        memswap_evictors_kick(engine);
+        memswap_room_made(engine);
+    }
+    return ret;
+}
+
+int memswap_engine_fd(MemswapEngine *engine)
+{
+    return engine->uffd;
+}
+
+static const char *open_error(int error)
+{
+    switch (error) {
+    case -EPERM:
+    case -EACCES:
+        return "no right to userfaultfd: give this user access to "
+               "/dev/userfaultfd, or CAP_SYS_PTRACE, or set "
+               "vm.unprivileged_userfaultfd=1";
+    case -ENOSYS:
+        return "this kernel's userfaultfd has no minor faults on shared "
+               "memory: use Linux 5.14 or newer";
+    default:
+        return g_strerror(-error);
+    }
+}
+
+int memswap_engine_new_with_store(const MemswapConfig *config,
+                                  const MemswapHost *host, void *opaque,
+                                  MemswapStore *store,
+                                  MemswapEngine **result, char **error)
+{
+    MemswapEngine *engine;
+    int uffd;
+    int ret = check_settings(&config->settings, 0, error);
+
+    if (!ret && MAX(config->reserve_low, config->reserve_high) >=
+                config->settings.limit) {
+        if (error) {
+            *error = g_strdup("the reserve must be smaller than the limit");
+        }
+        ret = -EINVAL;
+    }
+    if (ret) {
+        return ret;
+    }
+    uffd = memswap_uffd_open(config->uffd, config->user_mode_only);
+    if (uffd < 0) {
+        if (error) {
+            *error = g_strdup(open_error(uffd));
+        }
+        return uffd;
+    }
+
+    engine = g_new0(MemswapEngine, 1);
+    if (host) {
+        engine->host = *host;
+    }
+    engine->opaque = opaque;
+    engine->uffd = uffd;
+    engine->store = store ?: memswap_pool_new(
+        config->settings.pool_limit, config->settings.compression_level,
+        MAX_PAGE_SIZE, relocate, engine);
+    if (!engine->store) {
+        if (error) {
+            *error = g_strdup("no memory for the compressed pool");
+        }
+        close(uffd);
+        g_free(engine);
+        return -ENOMEM;
+    }
+    g_mutex_init(&engine->settings_lock);
+    g_mutex_init(&engine->blocks_lock);
+    g_mutex_init(&engine->reclaim_lock);
+    g_mutex_init(&engine->stall_lock);
+    g_mutex_init(&engine->overflow_lock);
+    g_queue_init(&engine->trials);
+    engine->removed = g_ptr_array_new_with_free_func(g_free);
+    engine->stalled = g_array_new(false, false, sizeof(MemswapStalled));
+    engine->overflow = g_hash_table_new(NULL, NULL);
+    engine->reserve_auto = config->evictors && !config->reserve_low &&
+                           !config->reserve_high;
+    engine->reserve_low = config->reserve_low;
+    engine->reserve_high = MAX(config->reserve_low, config->reserve_high);
+    apply_settings(engine, &config->settings);
+    memswap_evictors_start(engine, config->evictors);
+    *result = engine;
+    return 0;
+}
+
+int memswap_engine_new(const MemswapConfig *config, const MemswapHost *host,
+                       void *opaque, MemswapEngine **engine, char **error)
+{
+    return memswap_engine_new_with_store(config, host, opaque, NULL, engine,
+                                         error);
+}
+
+void memswap_engine_free(MemswapEngine *engine)
+{
+    memswap_evictors_stop(engine);
+    for (unsigned int i = 0; i < MEMSWAP_MAX_BLOCKS; i++) {
+        MemswapBlock *block = atomic_load(&engine->blocks[i]);
+
+        if (block) {
+            memswap_block_remove(engine, block);
+        }
+    }
+    engine->store->ops->free(engine->store);
+    close(engine->uffd);
+    g_hash_table_unref(engine->overflow);
+    g_array_free(engine->stalled, true);
+    g_ptr_array_unref(engine->removed);
+    g_mutex_clear(&engine->settings_lock);
+    g_mutex_clear(&engine->blocks_lock);
+    g_mutex_clear(&engine->reclaim_lock);
+    g_mutex_clear(&engine->stall_lock);
+    g_mutex_clear(&engine->overflow_lock);
+    g_free(engine);
+}

@@ -1,0 +1,275 @@
+/*
+ * Eviction: from the page cache to the store, in runs
+ *
+ * A page is read, stored and checksummed while it is still in the page cache;
+ * the punch comes last, so until then everything can be called off.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* Bytes read and punched at once; about what a second-level cache holds. */
+#define RUN_BYTES (128 * 1024)
+#define RUN_PAGES 32
+
+/* What becomes of a page of the run. */
+typedef enum Fate {
+    FATE_BACK,      /* stays in the page cache */
+    FATE_STORED,
+    FATE_SAME,
+} Fate;
+
+typedef struct Run {
+    MemswapEngine *engine;
+    MemswapBlock *block;
+    uint64_t first;
+    unsigned int n;
+    Fate fate[RUN_PAGES];
+    uint64_t handle[RUN_PAGES];     /* or the value that the page repeats */
+    uint8_t *data;                  /* the pages' content */
+} Run;
+
+/* Does the page repeat one 32-bit value? */
+static bool same_filled(const uint8_t *data, size_t size, uint64_t *value)
+{
+    uint32_t first;
+
+    if (memcmp(data, data + sizeof(first), size - sizeof(first))) {
+        return false;
+    }
+    memcpy(&first, data, sizeof(first));
+    *value = first;
+    return true;
+}
+
+static void note_store_full(Run *run, unsigned int i)
+{
+    memswap_count(run->engine->n_store_full, 1);
+    if (!atomic_exchange(&run->engine->store_full, true)) {
+        memswap_event(run->engine, MEMSWAP_EVENT_STORE_FULL, run->block,
+                      run->first + i);
+    }
+}
+
+static void note_store_works(MemswapEngine *engine)
+{
+    if (atomic_load_explicit(&engine->store_full, memory_order_relaxed)) {
+        atomic_store(&engine->store_full, false);
+    }
+}
+
+/* Make the copies.  Stops at the first that the store refuses. */
+static void run_store(Run *run)
+{
+    MemswapStore *store = run->engine->store;
+    size_t size = run->block->page_size;
+    bool full = false;
+
+    for (unsigned int i = 0; i < run->n; i++) {
+        const uint8_t *data = run->data + i * size;
+        MemswapWord *word = &run->block->words[run->first + i];
+        int ret;
+
+        run->fate[i] = FATE_BACK;
+        if (memswap_word_load(word) & MEMSWAP_WORD_WANTED) {
+            continue;
+        }
+        if (same_filled(data, size, &run->handle[i])) {
+            run->fate[i] = FATE_SAME;
+            continue;
+        }
+        if (full) {
+            continue;
+        }
+        ret = store->ops->put(store, data, size,
+                              memswap_page_owner(run->block, run->first + i),
+                              &run->handle[i]);
+        if (ret) {
+            full = true;
+            note_store_full(run, i);
+            continue;
+        }
+        note_store_works(run->engine);
+        run->fate[i] = FATE_STORED;
+    }
+}
+
+static void run_call_off(Run *run, unsigned int i)
+{
+    MemswapStore *store = run->engine->store;
+
+    if (run->fate[i] == FATE_STORED) {
+        store->ops->drop(store, run->handle[i]);
+    }
+    run->fate[i] = FATE_BACK;
+}
+
+/*
+ * The page cache kept some of the pages, zeroed, because they are parts of a
+ * large folio: put their content back.
+ */
+static void run_restore(Run *run, unsigned int from, unsigned int to)
+{
+    for (unsigned int i = from; i < to; i++) {
+        uint64_t page = run->first + i;
+
+        if (memswap_page_cached(run->block, page) &&
+            !memswap_page_write(run->block, page,
+                                run->data + i * run->block->page_size)) {
+            run_call_off(run, i);
+        }
+    }
+}
+
+static void run_punch(Run *run, unsigned int from, unsigned int to)
+{
+    bool left;
+    int ret = memswap_page_punch(run->block, run->first + from, to - from,
+                                 &left);
+
+    if (ret) {
+        while (from < to) {
+            run_call_off(run, from++);
+        }
+    } else if (left) {
+        run_restore(run, from, to);
+    }
+}
+
+/* Punch what has a copy and is not wanted again already. */
+static void run_punch_all(Run *run)
+{
+    unsigned int from = 0;
+
+    for (unsigned int i = 0; i <= run->n; i++) {
+        if (i < run->n && run->fate[i] != FATE_BACK &&
+            !(memswap_word_load(&run->block->words[run->first + i]) &
+              MEMSWAP_WORD_WANTED)) {
+            continue;
+        }
+        if (i > from) {
+            run_punch(run, from, i);
+        }
+        if (i < run->n) {
+            run_call_off(run, i);
+        }
+        from = i + 1;
+    }
+}
+
+static void page_give_back(MemswapBlock *block, uint64_t page)
+{
+    MemswapWord *word = &block->words[page];
+    uint64_t old = memswap_word_load(word);
+
+    while (!memswap_word_cas(word, &old,
+                             memswap_word_with_state(old, MEMSWAP_FILLING))) {
+    }
+    memswap_count(block->engine->given_back, 1);
+    memswap_count(block->engine->trial_pages, (int64_t)block->page_size);
+    memswap_page_settle(block, page, MEMSWAP_TRIAL, 0, 0);
+}
+
+/* Tell the words.  Returns the number of pages gone. */
+static unsigned int run_settle(Run *run)
+{
+    MemswapBlock *block = run->block;
+    unsigned int gone = 0;
+
+    for (unsigned int i = 0; i < run->n; i++) {
+        uint64_t page = run->first + i;
+        bool stored = run->fate[i] == FATE_STORED;
+
+        if (run->fate[i] == FATE_BACK) {
+            page_give_back(block, page);
+            continue;
+        }
+        gone++;
+        memswap_uncharge(run->engine, block->page_size);
+        memswap_block_moved(block, page, MEMSWAP_IN_CACHE,
+                            stored ? MEMSWAP_IN_STORE : MEMSWAP_IN_WORD);
+        memswap_page_settle(block, page,
+                            stored ? MEMSWAP_STORED : MEMSWAP_ZERO, 0,
+                            run->handle[i]);
+    }
+    memswap_count(run->engine->evictions, gone);
+    if (gone) {
+        memswap_trace(run->engine, MEMSWAP_TRACE_EVICT, block, run->first,
+                      gone);
+    }
+    return gone;
+}
+
+/* Returns the number of pages gone. */
+static unsigned int run_evict(Run *run)
+{
+    int ret = memswap_page_read(run->block, run->first, run->n, run->data);
+
+    if (ret) {
+        /* unreadable memory: nothing can be said of it, so nothing is done */
+        memset(run->fate, 0, sizeof(run->fate));
+    } else {
+        run_store(run);
+        run_punch_all(run);
+    }
+    return run_settle(run);
+}
+
+/* Take ownership of the next pages on trial that lie side by side. */
+static void run_gather(Run *run, uint64_t *next, uint64_t end,
+                       unsigned int max)
+{
+    run->n = 0;
+    while (*next < end && run->n < max) {
+        MemswapWord *word = &run->block->words[*next];
+        uint64_t old = memswap_word_load(word);
+
+        if (memswap_word_state(old) == MEMSWAP_TRIAL &&
+            !memswap_word_pins(old) &&
+            memswap_word_cas(word, &old,
+                             memswap_word_with_state(old,
+                                                     MEMSWAP_EVICTING))) {
+            if (!run->n) {
+                run->first = *next;
+            }
+            run->n++;
+        } else if (run->n) {
+            break;
+        }
+        (*next)++;
+    }
+    memswap_count(run->engine->trial_pages,
+                  -(int64_t)(run->n * run->block->page_size));
+}
+
+uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
+                              uint64_t *next, uint64_t max)
+{
+    uint64_t end = memswap_region_end(block, region);
+    unsigned int run_pages = CLAMP(RUN_BYTES / block->page_size, 1,
+                                   RUN_PAGES);
+    g_autofree uint8_t *data = g_malloc(run_pages << block->page_shift);
+    Run run = { .engine = block->engine, .block = block, .data = data };
+    uint64_t left = (max + block->page_size - 1) >> block->page_shift;
+    uint64_t gone = 0;
+
+    while (*next < end && left) {
+        unsigned int n;
+
+        run_gather(&run, next, end, MIN(left, run_pages));
+        if (!run.n) {
+            break;
+        }
+        n = run_evict(&run);
+        gone += n;
+        left -= MIN(left, n);
+        if (n < run.n && atomic_load(&block->engine->store_full)) {
+            break;
+        }
+    }
+    return gone << block->page_shift;
+}

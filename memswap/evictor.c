@@ -1,0 +1,182 @@
+/*
+ * Evictors: background threads that keep room under the limit
+ *
+ * They start when less than reserve_low is free, and sleep again when
+ * reserve_high is, so that a fault normally finds room without waiting.  They
+ * also resolve the faults that found none.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <signal.h>
+
+#include "futex.h"
+#include "internal.h"
+
+/* How long to leave the guest alone when there was nothing to take. */
+#define IDLE_MIN_NS 1000000
+#define IDLE_MAX_NS 100000000
+
+/* What to take for faults that wait although the limit has room. */
+#define STALLED_BYTES (64 * 1024)
+
+static bool wants_room(MemswapEngine *engine, uint64_t reserve)
+{
+    return atomic_load(&engine->charged) + reserve >
+           atomic_load(&engine->limit);
+}
+
+static uint64_t excess(MemswapEngine *engine, uint64_t reserve)
+{
+    uint64_t want = atomic_load(&engine->charged) + reserve;
+    uint64_t limit = atomic_load(&engine->limit);
+
+    return want > limit ? want - limit : 0;
+}
+
+void memswap_evictors_kick(MemswapEngine *engine)
+{
+    atomic_fetch_add(&engine->kick, 1);
+    memswap_futex_wake(&engine->kick);
+}
+
+/* Reclaim until reserve_high is free.  Returns false for lack of progress. */
+static bool make_room(MemswapEngine *engine)
+{
+    uint64_t fruitless = 0;
+    uint64_t patience = memswap_reclaim_round(engine) + 1;
+
+    while (!atomic_load(&engine->stop)) {
+        uint64_t want = excess(engine, atomic_load(&engine->reserve_high));
+        bool waited_for = atomic_load(&engine->n_stalled) > 0;
+        uint64_t gone;
+
+        if (!want && waited_for) {
+            /* a reserve of nothing, or the host itself has no memory */
+            want = STALLED_BYTES;
+        }
+        if (!want) {
+            break;
+        }
+        /*
+         * Everything on trial was touched again: take it straight after the
+         * zap if somebody waits for room, else leave the guest alone.
+         */
+        if (!memswap_reclaim_step(engine, want,
+                                  waited_for && fruitless > patience,
+                                  &gone)) {
+            return false;
+        }
+        if (gone) {
+            fruitless = 0;
+            memswap_serve_stalled(engine);
+            engine->store->ops->maintain(engine->store);
+        } else if (++fruitless > 2 * patience ||
+                   atomic_load(&engine->store_full) ||
+                   (!waited_for && fruitless > patience)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * Sleep until there is something to do.  After lack of progress only a fault
+ * that waits, or the operator, ends the sleep early.
+ */
+static void rest(MemswapEngine *engine, uint32_t seen, int64_t timeout)
+{
+    if (timeout < 0) {
+        /* memswap_charge() looks for sleepers after it has charged */
+        atomic_fetch_add(&engine->sleepers, 1);
+        if (!wants_room(engine, atomic_load(&engine->reserve_low))) {
+            memswap_futex_wait(&engine->kick, seen, -1);
+        }
+        atomic_fetch_sub(&engine->sleepers, 1);
+    } else {
+        memswap_futex_wait(&engine->kick, seen, timeout);
+    }
+}
+
+static gpointer evictor(gpointer opaque)
+{
+    MemswapEngine *engine = opaque;
+    MemswapStore *store = engine->store;
+    int64_t idle = IDLE_MIN_NS;
+
+    while (true) {
+        uint32_t seen = atomic_load(&engine->kick);
+        bool content = true;
+
+        if (atomic_load(&engine->stop)) {
+            return NULL;
+        }
+        memswap_serve_stalled(engine);
+        if (atomic_load(&engine->n_stalled) ||
+            wants_room(engine, atomic_load(&engine->reserve_low))) {
+            content = make_room(engine);
+        }
+        memswap_serve_stalled(engine);
+        if (atomic_load(&engine->store_full)) {
+            while (store->ops->maintain(store)) {
+            }
+        } else if (content && store->ops->maintain(store)) {
+            continue;
+        }
+        /* Stalled still: the host is out of memory, or pins hold it all. */
+        if (content && !atomic_load(&engine->n_stalled)) {
+            idle = IDLE_MIN_NS;
+            rest(engine, seen, -1);
+        } else {
+            rest(engine, seen, idle);
+            idle = MIN(2 * idle, IDLE_MAX_NS);
+        }
+    }
+}
+
+bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
+{
+    uint64_t round = memswap_reclaim_round(engine) + 1;
+    uint64_t steps = 2 * round;
+    uint64_t want;
+
+    while ((want = excess(engine, size)) && steps--) {
+        uint64_t gone;
+
+        if (!memswap_reclaim_step(engine, want, steps < round, &gone)) {
+            break;
+        }
+        if (gone) {
+            steps = 2 * round;
+        }
+    }
+    return !want;
+}
+
+void memswap_evictors_start(MemswapEngine *engine, unsigned int n)
+{
+    sigset_t all, old;
+
+    /* Signals are for the threads of whoever made the engine. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    engine->evictors = g_new0(GThread *, n);
+    for (unsigned int i = 0; i < n; i++) {
+        engine->evictors[i] = g_thread_new("memswap-evictor", evictor,
+                                           engine);
+    }
+    engine->n_evictors = n;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+void memswap_evictors_stop(MemswapEngine *engine)
+{
+    atomic_store(&engine->stop, true);
+    atomic_fetch_add(&engine->kick, 1);
+    memswap_futex_wake(&engine->kick);
+    for (unsigned int i = 0; i < engine->n_evictors; i++) {
+        g_thread_join(engine->evictors[i]);
+    }
+    g_clear_pointer(&engine->evictors, g_free);
+    engine->n_evictors = 0;
+}

@@ -1,0 +1,341 @@
+/*
+ * The fault path: put one page in place
+ *
+ * One function for everybody who needs a page: faults, pins, and faults that
+ * had to wait for room.  It works in the calling thread, and leaves at once
+ * where somebody else owns the page or there is no room.
+ *
+ * Why a pinned page stays mapped although regions are zapped whole: the one
+ * who zaps sets MemswapRegion.zapping, then looks at each word, and zaps the
+ * runs between pages that are pinned or in FILLING.  A filler moves its page
+ * to FILLING, then looks at zapping.  Both are sequentially consistent, so
+ * either the zapper saw FILLING, or the filler sees the zap: then what it maps
+ * may be unmapped at once, it doesn't claim MAPPED, and a pin waits for the
+ * zap to end before it maps.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <string.h>
+
+#include "internal.h"
+#include "uffd.h"
+
+/* Pages up to this size are built on the stack. */
+#define SMALL_PAGE 4096
+
+typedef struct Fill {
+    MemswapEngine *engine;
+    MemswapBlock *block;
+    uint64_t page;
+    void *host;
+    uint64_t old;       /* the word before FILLING */
+    bool spurious;      /* it was mapped already */
+} Fill;
+
+static bool state_needs_room(MemswapState state)
+{
+    return state == MEMSWAP_ABSENT || state == MEMSWAP_STORED ||
+           state == MEMSWAP_ZERO;
+}
+
+/* The page cache has the page, with the right content: map it. */
+static int fill_map(Fill *fill)
+{
+    int ret = memswap_uffd_continue(fill->engine->uffd, fill->host,
+                                    fill->block->page_size);
+
+    if (ret == -EEXIST) {
+        /* mapped already, in which case the kernel wakes nobody */
+        fill->spurious = true;
+        memswap_uffd_wake(fill->engine->uffd, fill->host,
+                          fill->block->page_size);
+        return 0;
+    }
+    return ret;
+}
+
+/*
+ * Put @data in place.  A page that is there already says nothing about its
+ * content: overwrite it before it is mapped.
+ */
+static int fill_data(Fill *fill, const void *data)
+{
+    int ret = memswap_uffd_copy(fill->engine->uffd, fill->host, data,
+                                fill->block->page_size);
+
+    if (ret == -EEXIST) {
+        ret = memswap_page_write(fill->block, fill->page, data);
+        if (!ret) {
+            ret = fill_map(fill);
+        }
+    }
+    return ret;
+}
+
+static int fill_zero(Fill *fill)
+{
+    int ret = memswap_uffd_zero(fill->engine->uffd, fill->host,
+                                fill->block->page_size);
+
+    /* What was never ours is right as it is. */
+    return ret == -EEXIST ? fill_map(fill) : ret;
+}
+
+static int fill_built(Fill *fill, MemswapState state)
+{
+    MemswapStore *store = fill->engine->store;
+    uint64_t handle = memswap_word_handle(fill->old);
+    size_t size = fill->block->page_size;
+    uint8_t small[SMALL_PAGE] __attribute__((aligned(SMALL_PAGE)));
+    g_autofree uint8_t *large = size > SMALL_PAGE ? g_malloc(size) : NULL;
+    uint8_t *data = large ?: small;
+    int ret;
+
+    if (state == MEMSWAP_ZERO) {
+        uint32_t value = handle;
+
+        for (size_t i = 0; i < size; i += sizeof(value)) {
+            memcpy(data + i, &value, sizeof(value));
+        }
+        return fill_data(fill, data);
+    }
+    ret = store->ops->get(store, handle, data, size);
+    return ret ?: fill_data(fill, data);
+}
+
+static int fill_place(Fill *fill)
+{
+    MemswapState state = memswap_word_state(fill->old);
+
+    switch (state) {
+    case MEMSWAP_ABSENT:
+        return fill_zero(fill);
+    case MEMSWAP_RESIDENT:
+    case MEMSWAP_TRIAL:
+        return fill_map(fill);
+    default:
+        return fill_built(fill, state);
+    }
+}
+
+/* It is in place: account for it, then let others at it. */
+static void fill_finish(Fill *fill, bool mapped)
+{
+    MemswapEngine *engine = fill->engine;
+    MemswapBlock *block = fill->block;
+
+    switch (memswap_word_state(fill->old)) {
+    case MEMSWAP_ABSENT:
+        memswap_block_moved(block, fill->page, MEMSWAP_IN_NONE,
+                            MEMSWAP_IN_CACHE);
+        break;
+    case MEMSWAP_STORED:
+        /* only now that the page is in place is its copy of no use */
+        engine->store->ops->drop(engine->store,
+                                 memswap_word_handle(fill->old));
+        memswap_block_moved(block, fill->page, MEMSWAP_IN_STORE,
+                            MEMSWAP_IN_CACHE);
+        memswap_count(engine->refaults, 1);
+        break;
+    case MEMSWAP_ZERO:
+        memswap_block_moved(block, fill->page, MEMSWAP_IN_WORD,
+                            MEMSWAP_IN_CACHE);
+        memswap_count(engine->refaults, 1);
+        break;
+    case MEMSWAP_TRIAL:
+        memswap_count(engine->trial_pages, -(int64_t)block->page_size);
+        break;
+    default:
+        break;
+    }
+    memswap_page_settle(block, fill->page, MEMSWAP_RESIDENT,
+                        mapped ? MEMSWAP_WORD_MAPPED : 0, 0);
+}
+
+/* Is this an error that will not go away?  Then the content is given up. */
+static bool fill_lost(Fill *fill, MemswapState state, int error)
+{
+    MemswapEngine *engine = fill->engine;
+    MemswapBlock *block = fill->block;
+
+    if (state == MEMSWAP_STORED && error == -EBADMSG) {
+        /* the copy is damaged */
+        engine->store->ops->drop(engine->store,
+                                 memswap_word_handle(fill->old));
+        memswap_block_moved(block, fill->page, MEMSWAP_IN_STORE,
+                            MEMSWAP_IN_POISON);
+        return true;
+    }
+    if (state == MEMSWAP_RESIDENT && !memswap_word_pins(fill->old) &&
+        (error == -EIO || error == -EHWPOISON)) {
+        /* the host's memory is, or its swap */
+        memswap_uncharge(engine, block->page_size);
+        memswap_block_moved(block, fill->page, MEMSWAP_IN_CACHE,
+                            MEMSWAP_IN_POISON);
+        return true;
+    }
+    return false;
+}
+
+/* It could not be put in place: as if nothing had happened. */
+static MemswapOutcome fill_fail(Fill *fill, int error, bool pin)
+{
+    MemswapEngine *engine = fill->engine;
+    MemswapBlock *block = fill->block;
+    MemswapState state = memswap_word_state(fill->old);
+    MemswapWord *word = &block->words[fill->page];
+
+    if (pin) {
+        uint64_t now = memswap_word_load(word);
+
+        while (!memswap_word_cas(word, &now, now - MEMSWAP_PIN_ONE)) {
+        }
+    }
+    if (state_needs_room(state)) {
+        memswap_uncharge(engine, block->page_size);
+    }
+    if (state == MEMSWAP_TRIAL) {
+        memswap_count(engine->trial_pages, -(int64_t)block->page_size);
+        state = MEMSWAP_RESIDENT;
+    }
+    if (fill_lost(fill, state, error)) {
+        /* Who touched it waits for the discard, without having said so. */
+        memswap_page_settle(block, fill->page, MEMSWAP_POISONED,
+                            MEMSWAP_WORD_WANTED, 0);
+        memswap_event(engine, MEMSWAP_EVENT_PAGE_LOST, block, fill->page);
+        return MEMSWAP_LOST;
+    }
+    memswap_page_settle(block, fill->page, state, 0,
+                        memswap_word_handle(fill->old));
+    switch (error) {
+    case -EFAULT:
+        /* The word says resident, the page cache has nothing. */
+        memswap_event(engine, MEMSWAP_EVENT_BUG, block, fill->page);
+        return MEMSWAP_LOST;
+    case -ENOENT:
+    case -ESRCH:
+        return MEMSWAP_GONE;
+    default:
+        return MEMSWAP_NO_ROOM;
+    }
+}
+
+static MemswapFaultKind fill_kind(MemswapState state)
+{
+    switch (state) {
+    case MEMSWAP_ABSENT:
+        return MEMSWAP_FAULT_ABSENT;
+    case MEMSWAP_RESIDENT:
+        return MEMSWAP_FAULT_MINOR;
+    case MEMSWAP_TRIAL:
+        return MEMSWAP_FAULT_TRIAL;
+    case MEMSWAP_ZERO:
+        return MEMSWAP_FAULT_SAME;
+    case MEMSWAP_STORED:
+        return MEMSWAP_FAULT_STORED;
+    default:
+        return MEMSWAP_FAULT_WAITED;
+    }
+}
+
+/*
+ * Become the owner of the page, with room for it.  On MEMSWAP_DONE
+ * fill->old is what the word was before.
+ */
+static MemswapOutcome fill_own(Fill *fill, unsigned int flags)
+{
+    MemswapEngine *engine = fill->engine;
+    size_t size = fill->block->page_size;
+    MemswapWord *word = &fill->block->words[fill->page];
+    uint64_t pin = flags & MEMSWAP_FILL_PIN ? MEMSWAP_PIN_ONE : 0;
+    uint64_t old = memswap_word_load(word);
+    bool charged = false;
+
+    for (;;) {
+        MemswapState state = memswap_word_state(old);
+        bool room = state_needs_room(state);
+        uint64_t new;
+
+        if (charged && !room) {
+            memswap_uncharge(engine, size);
+            charged = false;
+        }
+        switch (state) {
+        case MEMSWAP_EVICTING:
+        case MEMSWAP_FILLING:
+        case MEMSWAP_DISCARDING:
+        case MEMSWAP_POISONED:
+            if (!memswap_page_want(word, &old)) {
+                continue;
+            }
+            fill->old = old;
+            return state == MEMSWAP_POISONED ? MEMSWAP_LOST : MEMSWAP_BUSY;
+        default:
+            break;
+        }
+        if (room && !charged) {
+            if (!memswap_charge(engine, size, flags & MEMSWAP_FILL_FORCE)) {
+                fill->old = old;
+                return MEMSWAP_NO_ROOM;
+            }
+            charged = true;
+        }
+        if (pin && memswap_word_pins(old) + 1 >= MEMSWAP_PIN_SATURATED) {
+            /* only the side table counts so far; resident, so not charged */
+            fill->old = old;
+            return MEMSWAP_BUSY;
+        }
+        new = memswap_word_with_state(old & ~MEMSWAP_WORD_MAPPED,
+                                      MEMSWAP_FILLING) + pin;
+        if (memswap_word_cas(word, &old, new)) {
+            fill->old = old;
+            return MEMSWAP_DONE;
+        }
+    }
+}
+
+MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
+                            unsigned int flags, MemswapFaultKind *kind)
+{
+    MemswapEngine *engine = block->engine;
+    MemswapRegion *region = memswap_page_region(block, page);
+    bool pin = flags & MEMSWAP_FILL_PIN;
+    Fill fill = {
+        .engine = engine,
+        .block = block,
+        .page = page,
+        .host = memswap_page_host(block, page),
+    };
+    MemswapOutcome outcome = fill_own(&fill, flags);
+    bool zapping;
+    int ret;
+
+    *kind = fill_kind(memswap_word_state(fill.old));
+    if (outcome != MEMSWAP_DONE) {
+        return outcome;
+    }
+
+    /* after FILLING was set, see the head of this file */
+    zapping = atomic_load(&region->zapping) != 0;
+    if (pin && zapping) {
+        memswap_region_zap_wait(region);
+        zapping = false;
+    }
+    ret = fill_place(&fill);
+    if (ret) {
+        return fill_fail(&fill, ret, pin);
+    }
+    if (pin && !memswap_word_pins(fill.old)) {
+        memswap_count(engine->pinned, block->page_size);
+    }
+    if (*kind == MEMSWAP_FAULT_MINOR && fill.spurious) {
+        memswap_count(engine->spurious, 1);
+    } else {
+        memswap_count(engine->faults[*kind], 1);
+        memswap_trace(engine, MEMSWAP_TRACE_FILL, block, page, *kind);
+    }
+    fill_finish(&fill, !zapping);
+    return MEMSWAP_DONE;
+}

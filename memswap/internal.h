@@ -1,0 +1,338 @@
+/*
+ * memswap engine: what its files share
+ *
+ * Locks, in the order they are taken.  The fault path takes none of them
+ * but the leaf stall_lock, which nobody holds across a system call.
+ *
+ *   region ownership   one at a time a region: trial, eviction, discard
+ *   reclaim_lock       the clock's hand and the queue of trials
+ *   settings_lock      writers of the settings
+ *   blocks_lock        writers of the table of blocks
+ *   overflow_lock      pin counts too high for a word
+ *   stall_lock         faults held back for room
+ *
+ * Nobody holds a page (EVICTING, FILLING, DISCARDING) while waiting for room,
+ * for another page, or for a region.  One who owns a region may wait for a
+ * page in FILLING, since no filler waits for a region.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MEMSWAP_INTERNAL_H
+#define MEMSWAP_INTERNAL_H
+
+#include <glib.h>
+#include <stdatomic.h>
+
+#include "memswap/engine.h"
+#include "store.h"
+#include "word.h"
+
+/* Slots in the table of blocks. */
+#define MEMSWAP_MAX_BLOCKS 1024
+/* A store's owner names a page by its block's slot and its number in it. */
+#define MEMSWAP_OWNER_SHIFT 40
+
+/* Where a page counts at rest. */
+typedef enum MemswapPlace {
+    MEMSWAP_IN_NONE,     /* untouched */
+    MEMSWAP_IN_CACHE,
+    MEMSWAP_IN_STORE,
+    MEMSWAP_IN_WORD,
+    MEMSWAP_IN_POISON,
+    MEMSWAP_PLACE__MAX,
+} MemswapPlace;
+
+/*
+ * What is known of 2 MiB of a block.  All zero for RAM never touched, so that
+ * the array costs nothing there.
+ */
+typedef struct MemswapRegion {
+    /* futex: 0 free, 1 owned, 2 owned and somebody waits */
+    _Atomic uint32_t owner;
+    /*
+     * futex: 1 from before the first trial mark until the zap that follows
+     * has returned, 2 if a pin waits for that
+     */
+    _Atomic uint32_t zapping;
+    /* pages that count as MEMSWAP_IN_CACHE; the clock skips a region of none */
+    _Atomic uint32_t resident;
+    /* bit 0: some page was ever touched; bit 1: in the queue of trials */
+    _Atomic uint32_t flags;
+} MemswapRegion;
+
+#define MEMSWAP_REGION_TOUCHED 1u
+#define MEMSWAP_REGION_QUEUED  2u
+
+struct MemswapBlock {
+    MemswapEngine *engine;
+    char *name;
+    uint8_t *host;
+    uint64_t size;
+    int fd;
+    uint64_t fd_offset;
+    uint64_t page_size;
+    unsigned int page_shift;
+    uint64_t n_pages;
+    unsigned int region_pages;  /* pages a region; the last may have fewer */
+    uint64_t n_regions;
+    unsigned int slot;          /* in MemswapEngine.blocks */
+    MemswapWord *words;         /* n_pages, zero memory until touched */
+    MemswapRegion *regions;     /* n_regions, the same */
+    /*
+     * Users who found the block in the table.  Removal sets @dead, then waits
+     * for none; who finds @dead set after counting itself in leaves again.
+     */
+    _Atomic uint32_t refs;
+    _Atomic bool dead;
+    _Atomic int64_t pages[MEMSWAP_PLACE__MAX];
+    _Atomic uint64_t regions_touched;
+};
+
+/* A region on trial, waiting to be looked at again. */
+typedef struct MemswapTrial {
+    MemswapBlock *block;        /* holds a reference */
+    uint64_t region;
+    uint64_t next;              /* first page not looked at yet */
+} MemswapTrial;
+
+/* A fault held back for room. */
+typedef struct MemswapStalled {
+    MemswapBlock *block;        /* holds a reference */
+    uint64_t page;
+    int64_t since;
+    bool force;                 /* it may pass the limit */
+} MemswapStalled;
+
+struct MemswapEngine {
+    MemswapHost host;
+    void *opaque;
+    MemswapStore *store;        /* the engine's own */
+    int uffd;
+
+    /* Settings: written under settings_lock, read anywhere. */
+    GMutex settings_lock;
+    _Atomic uint64_t limit;
+    _Atomic uint64_t reserve_low;
+    _Atomic uint64_t reserve_high;
+    _Atomic uint64_t pool_limit;
+    _Atomic int compression_level;
+    _Atomic int when_full;
+    bool reserve_auto;
+
+    /* Blocks: slots are written under blocks_lock, read anywhere. */
+    GMutex blocks_lock;
+    _Atomic(MemswapBlock *) blocks[MEMSWAP_MAX_BLOCKS];
+    _Atomic unsigned int n_slots;   /* slots ever used */
+    GPtrArray *removed;             /* freed with the engine, see refs */
+
+    /*
+     * Bytes of managed RAM in the page cache or about to be: charged before
+     * a fill, uncharged after a punch.  What the limit is held against.
+     */
+    _Atomic uint64_t charged;
+    _Atomic uint64_t peak_charged;
+
+    /* Reclaim. */
+    GMutex reclaim_lock;
+    GQueue trials;                  /* of MemswapTrial, oldest first */
+    unsigned int hand_slot;
+    uint64_t hand_region;
+    _Atomic bool store_full;        /* a put was refused, none worked since */
+
+    /* Evictors. */
+    GThread **evictors;
+    unsigned int n_evictors;
+    _Atomic uint32_t kick;          /* futex: counts reasons to look again */
+    _Atomic uint32_t sleepers;      /* evictors with nothing to do */
+    _Atomic bool stop;
+
+    GMutex stall_lock;
+    GArray *stalled;                /* of MemswapStalled */
+    _Atomic uint32_t n_stalled;     /* those in somebody's hands included */
+    _Atomic uint32_t room_seq;      /* counts memswap_room_made() */
+
+    GMutex overflow_lock;
+    GHashTable *overflow;           /* word's address -> GSIZE pin count */
+
+    /* Counters; see MemswapStats. */
+    _Atomic int64_t trial_pages;    /* bytes on trial */
+    _Atomic int64_t pinned;         /* bytes with a pin */
+    _Atomic uint64_t faults[MEMSWAP_FAULT__MAX];
+    _Atomic uint64_t evictions, refaults, n_trials, given_back, discards;
+    _Atomic uint64_t n_store_full, overshoots, stalls, stall_ns, spurious;
+    _Atomic uint64_t latency[MEMSWAP_LATENCY_BUCKETS];
+};
+
+/* Counters are statistics: no order with anything else is implied. */
+#define memswap_count(counter, n) \
+    ((void)atomic_fetch_add_explicit(&(counter), n, memory_order_relaxed))
+
+/* engine.c */
+int64_t memswap_now(MemswapEngine *engine);
+void memswap_event(MemswapEngine *engine, MemswapEvent event,
+                   const MemswapBlock *block, uint64_t page);
+void memswap_trace(MemswapEngine *engine, MemswapTracePoint point,
+                   const MemswapBlock *block, uint64_t page, uint64_t arg);
+
+/* block.c */
+
+/* The block that @host lies in, counted in; NULL if none. */
+MemswapBlock *memswap_block_find(MemswapEngine *engine, const void *host);
+/* The block in a slot of the table, counted in; NULL if none. */
+MemswapBlock *memswap_block_get(MemswapEngine *engine, unsigned int slot);
+MemswapBlock *memswap_block_ref(MemswapBlock *block);
+void memswap_block_unref(MemswapBlock *block);
+/* A page at rest counts elsewhere now. */
+void memswap_block_moved(MemswapBlock *block, uint64_t page,
+                         MemswapPlace from, MemswapPlace to);
+
+static inline void *memswap_page_host(const MemswapBlock *block,
+                                      uint64_t page)
+{
+    return block->host + (page << block->page_shift);
+}
+
+static inline MemswapRegion *memswap_page_region(const MemswapBlock *block,
+                                                 uint64_t page)
+{
+    return &block->regions[page / block->region_pages];
+}
+
+static inline uint64_t memswap_region_first(const MemswapBlock *block,
+                                            uint64_t region)
+{
+    return region * block->region_pages;
+}
+
+static inline uint64_t memswap_region_end(const MemswapBlock *block,
+                                          uint64_t region)
+{
+    return MIN((region + 1) * block->region_pages, block->n_pages);
+}
+
+static inline uint64_t memswap_page_owner(const MemswapBlock *block,
+                                          uint64_t page)
+{
+    return (uint64_t)block->slot << MEMSWAP_OWNER_SHIFT | page;
+}
+
+/* region.c */
+bool memswap_region_try_own(MemswapRegion *region);
+void memswap_region_own(MemswapRegion *region);
+void memswap_region_disown(MemswapRegion *region);
+void memswap_region_zap_begin(MemswapRegion *region);
+void memswap_region_zap_end(MemswapRegion *region);
+/* Wait until no zap that began before the call is going on. */
+void memswap_region_zap_wait(MemswapRegion *region);
+
+/* page.c: what owners of pages share */
+
+/* Wake all who wait for the page, in here or in the kernel. */
+void memswap_page_wake(MemswapBlock *block, uint64_t page);
+/* Sleep until the word is no longer @seen, in which WANTED is set. */
+void memswap_page_wait(MemswapWord *word, uint64_t seen);
+/*
+ * Say that somebody waits.  *@word is what was seen last, and is updated.
+ * False if it changed meanwhile.
+ */
+bool memswap_page_want(MemswapWord *word, uint64_t *seen);
+/*
+ * End a transition that the caller owns: to @state with @flags and @handle,
+ * pins kept; wakes who waits.  With DISCARD set in FILLING, pages without
+ * pins are forgotten instead and pinned ones zeroed; see discard.c.
+ */
+void memswap_page_settle(MemswapBlock *block, uint64_t page,
+                         MemswapState state, uint64_t flags,
+                         uint64_t handle);
+/* Read or write pages in the page cache; 0 or a negative errno. */
+int memswap_page_read(MemswapBlock *block, uint64_t page, uint64_t n,
+                      void *buffer);
+int memswap_page_write(MemswapBlock *block, uint64_t page,
+                       const void *buffer);
+/*
+ * Take @n pages out of the page cache.  Returns 0 and sets *@left if one of
+ * them is still there, now zeroed: the page cache holds it in a large folio.
+ */
+int memswap_page_punch(MemswapBlock *block, uint64_t page, uint64_t n,
+                       bool *left);
+/* Is the page in the page cache? */
+bool memswap_page_cached(MemswapBlock *block, uint64_t page);
+
+/* charge.c: the limit */
+
+/* Count @size bytes in; with @force, even past the limit. */
+bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force);
+void memswap_uncharge(MemswapEngine *engine, uint64_t size);
+
+/* fault.c */
+
+typedef enum MemswapOutcome {
+    MEMSWAP_DONE,    /* mapped */
+    MEMSWAP_BUSY,    /* somebody else's transition; its end wakes */
+    MEMSWAP_NO_ROOM, /* under the limit, or in the host */
+    MEMSWAP_LOST,    /* poisoned: the access waits for a discard */
+    MEMSWAP_GONE,    /* the range is no longer registered */
+} MemswapOutcome;
+
+#define MEMSWAP_FILL_FORCE 1u   /* even past the limit */
+#define MEMSWAP_FILL_PIN   2u   /* DONE means mapped and pinned once more */
+
+/*
+ * Put a page in place and map it.  Never waits for another owner, nor for
+ * room.  *@kind says where it was found.
+ */
+MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
+                            unsigned int flags, MemswapFaultKind *kind);
+
+/* stall.c: faults that wait for room */
+void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
+                   bool force);
+/* Try those faults again. */
+void memswap_serve_stalled(MemswapEngine *engine);
+/* There may be room for them now: see to it that somebody tries. */
+void memswap_room_made(MemswapEngine *engine);
+/* Drop those of a block that goes. */
+void memswap_forget_stalled(MemswapBlock *block);
+/* May the limit be passed, for thread @tid (0: this one)? */
+bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid);
+
+/* reclaim.c */
+
+/*
+ * One step of the clock: put regions on trial, look at the oldest trial
+ * again, and take out its cold pages, at most about @max bytes of them.
+ * With @urgent, no time is given for pages to prove warm.  *@gone is what
+ * left.  Returns false if there was nothing to look at.
+ */
+bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
+                          uint64_t *gone);
+/* Regions with something resident: so many steps go around once. */
+uint64_t memswap_reclaim_round(MemswapEngine *engine);
+/* Drop the trials of a block that goes. */
+void memswap_forget_trials(MemswapBlock *block);
+
+/* evict.c */
+
+/*
+ * Take out the pages of a region that are still on trial, from *@next on, at
+ * most about @max bytes.  The caller owns the region.  *@next is where to go
+ * on.  Returns the bytes gone.
+ */
+uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
+                              uint64_t *next, uint64_t max);
+
+/* evictor.c */
+void memswap_evictors_start(MemswapEngine *engine, unsigned int n);
+void memswap_evictors_stop(MemswapEngine *engine);
+/* Something that can't wait: a stalled fault, new settings. */
+void memswap_evictors_kick(MemswapEngine *engine);
+/* Reclaim in this thread until there is room for @size bytes, or no hope. */
+bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size);
+
+/* discard.c */
+
+/* Forget a page in FILLING whose filler found DISCARD set. */
+void memswap_discard_filled(MemswapBlock *block, uint64_t page);
+
+#endif /* MEMSWAP_INTERNAL_H */

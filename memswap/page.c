@@ -1,0 +1,152 @@
+/*
+ * Pages: what every owner of a page needs
+ *
+ * Waiting for a page, ending a transition, and reaching its content in the
+ * page cache.  The content is only ever read and written through the file,
+ * never through a mapping: a second mapping would cost a fault a page.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "futex.h"
+#include "internal.h"
+#include "uffd.h"
+
+/* The half of the word that holds state, flags and pins. */
+static void *word_futex(MemswapWord *word)
+{
+    return (uint8_t *)word +
+           (G_BYTE_ORDER == G_BIG_ENDIAN ? sizeof(uint32_t) : 0);
+}
+
+void memswap_page_wake(MemswapBlock *block, uint64_t page)
+{
+    memswap_futex_wake(word_futex(&block->words[page]));
+    /* ENOENT if the range is unregistered: then nobody waits in the kernel */
+    memswap_uffd_wake(block->engine->uffd, memswap_page_host(block, page),
+                      block->page_size);
+}
+
+void memswap_page_wait(MemswapWord *word, uint64_t seen)
+{
+    memswap_futex_wait(word_futex(word), (uint32_t)seen, -1);
+}
+
+bool memswap_page_want(MemswapWord *word, uint64_t *seen)
+{
+    uint64_t wanted = *seen | MEMSWAP_WORD_WANTED;
+
+    if (*seen == wanted) {
+        return true;
+    }
+    if (!memswap_word_cas(word, seen, wanted)) {
+        return false;
+    }
+    *seen = wanted;
+    return true;
+}
+
+void memswap_page_settle(MemswapBlock *block, uint64_t page,
+                         MemswapState state, uint64_t flags,
+                         uint64_t handle)
+{
+    MemswapWord *word = &block->words[page];
+    uint64_t old = memswap_word_load(word);
+    uint64_t new;
+
+    do {
+        if ((old & MEMSWAP_WORD_DISCARD) && !memswap_word_pins(old) &&
+            (state == MEMSWAP_RESIDENT || state == MEMSWAP_TRIAL)) {
+            memswap_discard_filled(block, page);
+            return;
+        }
+        new = (old & MEMSWAP_PIN_MASK) | state | flags;
+        new = memswap_word_with_handle(new, handle);
+    } while (!memswap_word_cas(word, &old, new));
+
+    if (old & MEMSWAP_WORD_WANTED) {
+        memswap_page_wake(block, page);
+    }
+}
+
+int memswap_page_read(MemswapBlock *block, uint64_t page, uint64_t n,
+                      void *buffer)
+{
+    uint8_t *to = buffer;
+    size_t left = n << block->page_shift;
+    off_t from = block->fd_offset + (page << block->page_shift);
+
+    while (left) {
+        ssize_t got = pread(block->fd, to, left, from);
+
+        if (got > 0) {
+            to += got;
+            from += got;
+            left -= got;
+        } else if (got == 0) {
+            return -EIO;
+        } else if (errno != EINTR && errno != EAGAIN) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+int memswap_page_write(MemswapBlock *block, uint64_t page,
+                       const void *buffer)
+{
+    const uint8_t *from = buffer;
+    size_t left = block->page_size;
+    off_t to = block->fd_offset + (page << block->page_shift);
+
+    while (left) {
+        ssize_t put = pwrite(block->fd, from, left, to);
+
+        if (put > 0) {
+            from += put;
+            to += put;
+            left -= put;
+        } else if (put == 0) {
+            return -EIO;
+        } else if (errno != EINTR && errno != EAGAIN) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+/* Is there anything in the page cache in this range? */
+static bool range_cached(MemswapBlock *block, uint64_t page, uint64_t n)
+{
+    off_t start = block->fd_offset + (page << block->page_shift);
+    off_t data = lseek(block->fd, start, SEEK_DATA);
+
+    return data >= 0 && data < start + (off_t)(n << block->page_shift);
+}
+
+bool memswap_page_cached(MemswapBlock *block, uint64_t page)
+{
+    return range_cached(block, page, 1);
+}
+
+int memswap_page_punch(MemswapBlock *block, uint64_t page, uint64_t n,
+                       bool *left)
+{
+    int ret;
+
+    do {
+        ret = fallocate(block->fd,
+                        FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        block->fd_offset + (page << block->page_shift),
+                        n << block->page_shift);
+    } while (ret && errno == EINTR);
+    if (ret) {
+        return -errno;
+    }
+    *left = range_cached(block, page, n);
+    return 0;
+}

@@ -1,0 +1,307 @@
+/*
+ * Reclaim: the clock that puts regions on trial
+ *
+ * Stage one unmaps a region's pages and marks them; stage two, some regions
+ * later, takes out those that nobody touched since.  One zap a region pays for
+ * 512 pages, and nothing is mapped any more when they are punched, so no page
+ * costs a TLB flush of its own.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <sys/mman.h>
+
+#include "internal.h"
+
+/* Regions that wait for their second look at once, at most. */
+#define TRIAL_WINDOW 32
+
+/* Still mapped, so no trial: it could be written to while it is evicted. */
+static void trial_undo(MemswapBlock *block, uint64_t first, uint64_t end)
+{
+    for (uint64_t page = first; page < end; page++) {
+        MemswapWord *word = &block->words[page];
+        uint64_t old = memswap_word_load(word);
+
+        if (memswap_word_state(old) == MEMSWAP_TRIAL &&
+            memswap_word_cas(word, &old, memswap_word_with_state(
+                                             old, MEMSWAP_FILLING))) {
+            memswap_count(block->engine->trial_pages,
+                          -(int64_t)block->page_size);
+            memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
+        }
+    }
+}
+
+/* Unmap a run of pages that are marked.  Returns the number on trial. */
+static uint64_t trial_zap(MemswapBlock *block, uint64_t first, uint64_t end,
+                          uint64_t waiting)
+{
+    /* On a shared mapping this unmaps, and forgets nothing. */
+    if (!madvise(memswap_page_host(block, first),
+                 (end - first) << block->page_shift, MADV_DONTNEED)) {
+        return waiting;
+    }
+    /* Locked behind our back: leave it alone. */
+    trial_undo(block, first, end);
+    return 0;
+}
+
+/*
+ * Mark what is resident and unmap it, in runs that go around what must stay
+ * mapped.  The caller owns the region.  Returns the number of pages on trial,
+ * those included that were so already.
+ */
+static uint64_t trial(MemswapBlock *block, uint64_t number)
+{
+    MemswapRegion *region = &block->regions[number];
+    uint64_t first = memswap_region_first(block, number);
+    uint64_t end = memswap_region_end(block, number);
+    uint64_t run_first = end, run_end = end, run_waiting = 0;
+    uint64_t waiting = 0;
+
+    memswap_region_zap_begin(region);
+    for (uint64_t page = first; page < end; page++) {
+        MemswapWord *word = &block->words[page];
+        uint64_t old = memswap_word_load(word);
+
+        while (memswap_word_state(old) == MEMSWAP_RESIDENT &&
+               !memswap_word_pins(old)) {
+            uint64_t new = memswap_word_with_state(
+                old & ~MEMSWAP_WORD_MAPPED, MEMSWAP_TRIAL);
+
+            if (memswap_word_cas(word, &old, new)) {
+                memswap_count(block->engine->trial_pages,
+                              (int64_t)block->page_size);
+                if (run_first == end) {
+                    run_first = page;
+                }
+                run_end = page + 1;
+                old = new;
+            }
+        }
+        run_waiting += memswap_word_state(old) == MEMSWAP_TRIAL;
+        if (run_first < end && (memswap_word_pins(old) ||
+                                memswap_word_state(old) == MEMSWAP_FILLING)) {
+            waiting += trial_zap(block, run_first, run_end, run_waiting);
+            run_first = end;
+            run_waiting = 0;
+        }
+    }
+    if (run_first < end) {
+        run_waiting = trial_zap(block, run_first, run_end, run_waiting);
+    }
+    waiting += run_waiting;
+    memswap_region_zap_end(region);
+
+    if (waiting) {
+        memswap_count(block->engine->n_trials, 1);
+        memswap_trace(block->engine, MEMSWAP_TRACE_TRIAL, block, first,
+                      waiting);
+    }
+    return waiting;
+}
+
+uint64_t memswap_reclaim_round(MemswapEngine *engine)
+{
+    unsigned int n = atomic_load(&engine->n_slots);
+    uint64_t regions = 0;
+
+    for (unsigned int i = 0; i < n; i++) {
+        MemswapBlock *block = memswap_block_get(engine, i);
+
+        if (block) {
+            for (uint64_t k = 0; k < block->n_regions; k++) {
+                regions += atomic_load(&block->regions[k].resident) > 0;
+            }
+            memswap_block_unref(block);
+        }
+    }
+    return regions;
+}
+
+/*
+ * Move the hand to the next region worth a trial.  Called with reclaim_lock.
+ * Returns NULL after going around without finding one.
+ */
+static MemswapTrial *clock_next(MemswapEngine *engine)
+{
+    unsigned int n = atomic_load(&engine->n_slots);
+
+    for (unsigned int seen = 0; seen <= n && n; seen++) {
+        MemswapBlock *block;
+
+        if (engine->hand_slot >= n) {
+            engine->hand_slot = 0;
+            engine->hand_region = 0;
+        }
+        block = memswap_block_get(engine, engine->hand_slot);
+        while (block && engine->hand_region < block->n_regions) {
+            uint64_t number = engine->hand_region++;
+            MemswapRegion *region = &block->regions[number];
+
+            if (atomic_load(&region->resident) &&
+                !(atomic_fetch_or(&region->flags, MEMSWAP_REGION_QUEUED) &
+                  MEMSWAP_REGION_QUEUED)) {
+                MemswapTrial *next = g_new(MemswapTrial, 1);
+
+                *next = (MemswapTrial) {
+                    .block = block,
+                    .region = number,
+                    .next = memswap_region_first(block, number),
+                };
+                return next;
+            }
+        }
+        if (block) {
+            memswap_block_unref(block);
+        }
+        engine->hand_slot++;
+        engine->hand_region = 0;
+    }
+    return NULL;
+}
+
+static void trial_free(MemswapTrial *entry)
+{
+    atomic_fetch_and(&entry->block->regions[entry->region].flags,
+                     ~MEMSWAP_REGION_QUEUED);
+    memswap_block_unref(entry->block);
+    g_free(entry);
+}
+
+/* Called with reclaim_lock. */
+static void trial_queue(MemswapEngine *engine, MemswapTrial *entry,
+                        bool first)
+{
+    if (atomic_load(&entry->block->dead)) {
+        trial_free(entry);
+    } else if (first) {
+        g_queue_push_head(&engine->trials, entry);
+    } else {
+        g_queue_push_tail(&engine->trials, entry);
+    }
+}
+
+/*
+ * With few regions resident a window of 32 would be all of them; with
+ * one, there is no waiting at all.
+ */
+static unsigned int trial_window(MemswapEngine *engine)
+{
+    uint64_t regions = atomic_load(&engine->charged) / MEMSWAP_REGION_SIZE;
+
+    return CLAMP(regions / 4, 1, TRIAL_WINDOW);
+}
+
+/*
+ * Fill the queue, then take its oldest entry.  NULL if there is none; *@all
+ * says whether the clock went around without finding one.
+ */
+static MemswapTrial *next_trial(MemswapEngine *engine, bool *all)
+{
+    unsigned int window = trial_window(engine);
+    unsigned int attempts = 2 * TRIAL_WINDOW;
+    MemswapTrial *entry;
+
+    *all = false;
+    g_mutex_lock(&engine->reclaim_lock);
+    while (g_queue_get_length(&engine->trials) < window && attempts--) {
+        MemswapRegion *region;
+        uint64_t waiting = 0;
+
+        entry = clock_next(engine);
+        if (!entry) {
+            *all = true;
+            break;
+        }
+        g_mutex_unlock(&engine->reclaim_lock);
+        region = &entry->block->regions[entry->region];
+        if (memswap_region_try_own(region)) {
+            waiting = trial(entry->block, entry->region);
+            memswap_region_disown(region);
+        }
+        g_mutex_lock(&engine->reclaim_lock);
+        if (waiting) {
+            trial_queue(engine, entry, false);
+        } else {
+            /* All pinned, or owned by somebody: its turn will come again. */
+            trial_free(entry);
+        }
+    }
+    entry = g_queue_pop_head(&engine->trials);
+    g_mutex_unlock(&engine->reclaim_lock);
+    return entry;
+}
+
+bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
+                          uint64_t *gone)
+{
+    MemswapRegion *region;
+    MemswapTrial *entry;
+    bool more = true;
+    bool all;
+
+    *gone = 0;
+    entry = next_trial(engine, &all);
+    if (!entry) {
+        return !all;
+    }
+    region = &entry->block->regions[entry->region];
+    if (memswap_region_try_own(region)) {
+        if (urgent) {
+            /* Those touched since go all the same: somebody waits. */
+            trial(entry->block, entry->region);
+        }
+        *gone = memswap_evict_region(entry->block, entry->region,
+                                     &entry->next, max);
+        more = entry->next < memswap_region_end(entry->block, entry->region);
+        memswap_region_disown(region);
+    }
+    g_mutex_lock(&engine->reclaim_lock);
+    if (more) {
+        trial_queue(engine, entry, *gone > 0);
+    } else {
+        trial_free(entry);
+    }
+    g_mutex_unlock(&engine->reclaim_lock);
+    return true;
+}
+
+uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size)
+{
+    uint64_t steps = memswap_reclaim_round(engine) + TRIAL_WINDOW;
+    uint64_t got = 0;
+
+    while (got < size && steps--) {
+        uint64_t gone;
+
+        if (!memswap_reclaim_step(engine, size - got, false, &gone)) {
+            break;
+        }
+        got += gone;
+        if (!gone && atomic_load(&engine->store_full)) {
+            break;
+        }
+    }
+    memswap_room_made(engine);
+    return got;
+}
+
+void memswap_forget_trials(MemswapBlock *block)
+{
+    MemswapEngine *engine = block->engine;
+    GList *link, *next;
+
+    g_mutex_lock(&engine->reclaim_lock);
+    for (link = engine->trials.head; link; link = next) {
+        MemswapTrial *entry = link->data;
+
+        next = link->next;
+        if (entry->block == block) {
+            g_queue_delete_link(&engine->trials, link);
+            trial_free(entry);
+        }
+    }
+    g_mutex_unlock(&engine->reclaim_lock);
+}

@@ -1,0 +1,151 @@
+/*
+ * Faults that found no room
+ *
+ * The thread that reads faults must not wait for room itself, or nobody else's
+ * fault would be resolved meanwhile.  It leaves them here, and the evictors
+ * take them up again whenever they have freed something.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "internal.h"
+
+bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid)
+{
+    if (atomic_load(&engine->when_full) == MEMSWAP_FULL_OVERSHOOT &&
+        atomic_load(&engine->store_full)) {
+        return true;
+    }
+    /* With all of the limit pinned, holding back would last until unpinned. */
+    if (atomic_load(&engine->pinned) + MEMSWAP_MIN_LIMIT / 2 >=
+        atomic_load(&engine->limit)) {
+        return true;
+    }
+    return engine->host.may_hold_back &&
+           !engine->host.may_hold_back(engine->opaque, tid);
+}
+
+void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
+                   bool force)
+{
+    MemswapEngine *engine = block->engine;
+    MemswapStalled stalled = {
+        .block = block, .page = page, .since = since, .force = force,
+    };
+
+    g_mutex_lock(&engine->stall_lock);
+    /* A signal makes the kernel report the same fault again. */
+    for (guint i = 0; i < engine->stalled->len; i++) {
+        MemswapStalled *other = &g_array_index(engine->stalled,
+                                               MemswapStalled, i);
+
+        if (other->block == block && other->page == page) {
+            other->force |= force;
+            g_mutex_unlock(&engine->stall_lock);
+            return;
+        }
+    }
+    memswap_block_ref(block);
+    g_array_append_val(engine->stalled, stalled);
+    atomic_fetch_add(&engine->n_stalled, 1);
+    g_mutex_unlock(&engine->stall_lock);
+
+    memswap_count(engine->stalls, 1);
+    memswap_evictors_kick(engine);
+}
+
+/* Take the fault that is @i-th in the order of time; false past the end. */
+static bool take_stalled(MemswapEngine *engine, guint i,
+                         MemswapStalled *stalled)
+{
+    bool any;
+
+    g_mutex_lock(&engine->stall_lock);
+    any = i < engine->stalled->len;
+    if (any) {
+        *stalled = g_array_index(engine->stalled, MemswapStalled, i);
+        g_array_remove_index(engine->stalled, i);
+    }
+    g_mutex_unlock(&engine->stall_lock);
+    return any;
+}
+
+static void put_back(MemswapEngine *engine, guint i, MemswapStalled *stalled)
+{
+    g_mutex_lock(&engine->stall_lock);
+    g_array_insert_val(engine->stalled, MIN(i, engine->stalled->len),
+                       *stalled);
+    g_mutex_unlock(&engine->stall_lock);
+}
+
+/* False if it has to wait on. */
+static bool serve(MemswapEngine *engine, MemswapStalled *stalled)
+{
+    bool force = stalled->force || memswap_may_overshoot(engine, 0);
+    MemswapFaultKind kind;
+    uint64_t waited;
+
+    if (!atomic_load(&stalled->block->dead) &&
+        memswap_fill(stalled->block, stalled->page,
+                     force ? MEMSWAP_FILL_FORCE : 0,
+                     &kind) == MEMSWAP_NO_ROOM) {
+        return false;
+    }
+    waited = memswap_now(engine) - stalled->since;
+    memswap_count(engine->stall_ns, waited);
+    memswap_trace(engine, MEMSWAP_TRACE_STALL, stalled->block, stalled->page,
+                  waited);
+    memswap_block_unref(stalled->block);
+    return true;
+}
+
+void memswap_serve_stalled(MemswapEngine *engine)
+{
+    uint32_t seen;
+
+    do {
+        MemswapStalled stalled;
+        guint i = 0;
+
+        seen = atomic_load(&engine->room_seq);
+        while (atomic_load(&engine->n_stalled) &&
+               take_stalled(engine, i, &stalled)) {
+            if (serve(engine, &stalled)) {
+                atomic_fetch_sub(&engine->n_stalled, 1);
+            } else {
+                put_back(engine, i++, &stalled);
+            }
+        }
+        /* Room made while one was in our hands was not seen by the maker. */
+    } while (seen != atomic_load(&engine->room_seq));
+}
+
+void memswap_room_made(MemswapEngine *engine)
+{
+    if (atomic_load(&engine->n_stalled)) {
+        atomic_fetch_add(&engine->room_seq, 1);
+        if (engine->n_evictors) {
+            memswap_evictors_kick(engine);
+        } else {
+            memswap_serve_stalled(engine);
+        }
+    }
+}
+
+void memswap_forget_stalled(MemswapBlock *block)
+{
+    MemswapEngine *engine = block->engine;
+
+    g_mutex_lock(&engine->stall_lock);
+    for (guint i = engine->stalled->len; i-- > 0;) {
+        MemswapStalled *stalled = &g_array_index(engine->stalled,
+                                                 MemswapStalled, i);
+
+        if (stalled->block == block) {
+            g_array_remove_index(engine->stalled, i);
+            atomic_fetch_sub(&engine->n_stalled, 1);
+            memswap_block_unref(block);
+        }
+    }
+    g_mutex_unlock(&engine->stall_lock);
+}

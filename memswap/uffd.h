@@ -1,0 +1,47 @@
+/*
+ * userfaultfd: one function an operation
+ *
+ * Each returns 0 or a negative errno.  EAGAIN and EINTR never come back: they
+ * are retried here, and a copy that was cut short is resumed.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MEMSWAP_UFFD_H
+#define MEMSWAP_UFFD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/**
+ * memswap_uffd_open: open a userfaultfd and agree on its features
+ * @uffd: one that is open already and to be used, or -1
+ * @user_mode_only: faults inside system calls are not wanted
+ *
+ * Returns the descriptor, non-blocking and close-on-exec; -EPERM without the
+ * right to it; -ENOSYS where the kernel lacks it, or minor faults on shared
+ * memory.
+ */
+int memswap_uffd_open(int uffd, bool user_mode_only);
+
+/* Ask for missing and minor faults in a range; -EBUSY if it is taken. */
+int memswap_uffd_register(int uffd, void *start, size_t size);
+int memswap_uffd_unregister(int uffd, void *start, size_t size);
+
+/*
+ * Put a page in place, unless there is one: -EEXIST, and nobody is woken.
+ * -ENOMEM when the host has none, -ENOENT or -ESRCH if the range is gone.
+ */
+int memswap_uffd_copy(int uffd, void *dst, const void *src, size_t size);
+int memswap_uffd_zero(int uffd, void *dst, size_t size);
+
+/*
+ * Map what is in the page cache already.  -EEXIST if it is mapped, and nobody
+ * is woken; -EFAULT if the page cache has none.
+ */
+int memswap_uffd_continue(int uffd, void *start, size_t size);
+
+/* Let those waiting in the range try again. */
+int memswap_uffd_wake(int uffd, void *start, size_t size);
+
+#endif /* MEMSWAP_UFFD_H */
