@@ -332,14 +332,36 @@ int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
         return ret;
     }
     adopt_pages(block);
+    /* Like a limit lowered by as much: to be worked off in the background. */
+    g_mutex_lock(&engine->settings_lock);
+    memswap_set_limit(engine, atomic_load(&engine->limit));
+    g_mutex_unlock(&engine->settings_lock);
     *result = block;
     return 0;
 }
 
+/* What counts for the whole engine of a page that goes. */
+static void forget_page(MemswapBlock *block, uint64_t page)
+{
+    MemswapEngine *engine = block->engine;
+    uint64_t word = memswap_word_load(&block->words[page]);
+
+    if (memswap_word_state(word) == MEMSWAP_STORED) {
+        engine->store->ops->drop(engine->store, memswap_word_handle(word));
+    } else if (memswap_word_state(word) == MEMSWAP_TRIAL) {
+        memswap_count(engine->trial_pages, -(int64_t)block->page_size);
+    }
+    if (memswap_word_pins(word)) {
+        /* against the rules, but no reason to refuse limits for ever */
+        memswap_count(engine->pinned, -(int64_t)block->page_size);
+        g_mutex_lock(&engine->overflow_lock);
+        g_hash_table_remove(engine->overflow, &block->words[page]);
+        g_mutex_unlock(&engine->overflow_lock);
+    }
+}
+
 void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block)
 {
-    MemswapStore *store = engine->store;
-
     block_unpublish(block);
     memswap_uffd_unregister(engine->uffd, block->host, block->size);
     for (uint64_t number = 0; number < block->n_regions; number++) {
@@ -351,14 +373,7 @@ void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block)
         }
         for (uint64_t page = memswap_region_first(block, number); page < end;
              page++) {
-            uint64_t word = memswap_word_load(&block->words[page]);
-
-            if (memswap_word_state(word) == MEMSWAP_STORED) {
-                store->ops->drop(store, memswap_word_handle(word));
-            } else if (memswap_word_state(word) == MEMSWAP_TRIAL) {
-                memswap_count(engine->trial_pages,
-                              -(int64_t)block->page_size);
-            }
+            forget_page(block, page);
         }
     }
     memswap_uncharge(engine, atomic_load(&block->pages[MEMSWAP_IN_CACHE]) <<

@@ -4,6 +4,11 @@
  * A page is charged before it is put in place and uncharged after it is gone,
  * so the charge is never less than what the page cache holds.
  *
+ * When the limit falls below the charge, fills would all have to wait until
+ * reclaim has worked off the difference: seconds, for gigabytes.  So fills are
+ * held against a ceiling instead, which follows the charge down to the limit
+ * and leaves them half of what eviction frees.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -25,7 +30,7 @@ bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
     uint64_t limit = atomic_load(&engine->limit);
     uint64_t charged = atomic_fetch_add(&engine->charged, size) + size;
 
-    if (charged > limit) {
+    if (charged > atomic_load(&engine->ceiling)) {
         if (!force) {
             atomic_fetch_sub(&engine->charged, size);
             return false;
@@ -42,5 +47,23 @@ bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
 
 void memswap_uncharge(MemswapEngine *engine, uint64_t size)
 {
-    atomic_fetch_sub(&engine->charged, size);
+    uint64_t charged = atomic_fetch_sub(&engine->charged, size) - size;
+    uint64_t ceiling = atomic_load(&engine->ceiling);
+    uint64_t limit = atomic_load(&engine->limit);
+
+    while (ceiling > limit && charged + size / 2 < ceiling) {
+        uint64_t lower = MAX(limit, charged + size / 2);
+
+        if (atomic_compare_exchange_weak(&engine->ceiling, &ceiling,
+                                         lower)) {
+            break;
+        }
+    }
+}
+
+void memswap_set_limit(MemswapEngine *engine, uint64_t limit)
+{
+    atomic_store(&engine->limit, limit);
+    atomic_store(&engine->ceiling,
+                 MAX(limit, atomic_load(&engine->charged)));
 }

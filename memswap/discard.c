@@ -21,6 +21,7 @@ static int discard_punch(MemswapBlock *block, uint64_t first, uint64_t end)
 {
     bool left = false;
     int ret = memswap_page_punch(block, first, end - first, &left);
+    uint64_t gone = 0;
 
     for (uint64_t page = first; page < end; page++) {
         if (ret || (left && memswap_page_cached(block, page))) {
@@ -37,11 +38,12 @@ static int discard_punch(MemswapBlock *block, uint64_t first, uint64_t end)
             memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
             continue;
         }
-        memswap_uncharge(block->engine, block->page_size);
+        gone++;
         memswap_block_moved(block, page, MEMSWAP_IN_CACHE, MEMSWAP_IN_NONE);
         memswap_count(block->engine->discards, 1);
         memswap_page_settle(block, page, MEMSWAP_ABSENT, 0, 0);
     }
+    memswap_uncharge(block->engine, gone << block->page_shift);
     return ret;
 }
 

@@ -56,8 +56,10 @@ static bool relocate(void *opaque, uint64_t owner, uint64_t from,
 {
     MemswapEngine *engine = opaque;
     uint64_t page = owner & ((1ULL << MEMSWAP_OWNER_SHIFT) - 1);
-    MemswapBlock *block = memswap_block_get(engine,
-                                            owner >> MEMSWAP_OWNER_SHIFT);
+    uint64_t slot = owner >> MEMSWAP_OWNER_SHIFT;
+    /* An owner read from a damaged header may be anything. */
+    MemswapBlock *block = slot < MEMSWAP_MAX_BLOCKS ?
+                          memswap_block_get(engine, slot) : NULL;
     bool moved = false;
 
     if (!block) {
@@ -88,6 +90,9 @@ static int check_settings(const MemswapSettings *settings, uint64_t pinned,
         wrong = g_strdup_printf("limit must be at least the %" G_GUINT64_FORMAT
                                 " KiB that are pinned by I/O now",
                                 pinned >> 10);
+    } else if (settings->pool_limit < MEMSWAP_MIN_POOL_LIMIT) {
+        wrong = g_strdup_printf("pool limit must be at least %llu MiB",
+                                MEMSWAP_MIN_POOL_LIMIT >> 20);
     } else if (settings->compression_level < memswap_pool_min_level() ||
                settings->compression_level > memswap_pool_max_level()) {
         wrong = g_strdup_printf("compression level must be from %d to %d",
@@ -110,7 +115,7 @@ static int check_settings(const MemswapSettings *settings, uint64_t pinned,
 static void apply_settings(MemswapEngine *engine,
                            const MemswapSettings *settings)
 {
-    atomic_store(&engine->limit, settings->limit);
+    memswap_set_limit(engine, settings->limit);
     atomic_store(&engine->pool_limit, settings->pool_limit);
     atomic_store(&engine->compression_level, settings->compression_level);
     atomic_store(&engine->when_full, settings->when_full);

@@ -31,6 +31,7 @@ typedef struct Run {
     Fate fate[RUN_PAGES];
     uint64_t handle[RUN_PAGES];     /* or the value that the page repeats */
     uint8_t *data;                  /* the pages' content */
+    bool full;                      /* the store refused one */
 } Run;
 
 /* Does the page repeat one 32-bit value? */
@@ -62,12 +63,14 @@ static void note_store_works(MemswapEngine *engine)
     }
 }
 
-/* Make the copies.  Stops at the first that the store refuses. */
+/*
+ * Make the copies.  After the first that the store refuses, only pages that
+ * need none go.
+ */
 static void run_store(Run *run)
 {
     MemswapStore *store = run->engine->store;
     size_t size = run->block->page_size;
-    bool full = false;
 
     for (unsigned int i = 0; i < run->n; i++) {
         const uint8_t *data = run->data + i * size;
@@ -82,14 +85,14 @@ static void run_store(Run *run)
             run->fate[i] = FATE_SAME;
             continue;
         }
-        if (full) {
+        if (run->full) {
             continue;
         }
         ret = store->ops->put(store, data, size,
                               memswap_page_owner(run->block, run->first + i),
                               &run->handle[i]);
         if (ret) {
-            full = true;
+            run->full = true;
             note_store_full(run, i);
             continue;
         }
@@ -189,7 +192,6 @@ static unsigned int run_settle(Run *run)
             continue;
         }
         gone++;
-        memswap_uncharge(run->engine, block->page_size);
         memswap_block_moved(block, page, MEMSWAP_IN_CACHE,
                             stored ? MEMSWAP_IN_STORE : MEMSWAP_IN_WORD);
         memswap_page_settle(block, page,
@@ -198,6 +200,7 @@ static unsigned int run_settle(Run *run)
     }
     memswap_count(run->engine->evictions, gone);
     if (gone) {
+        memswap_uncharge(run->engine, (uint64_t)gone << block->page_shift);
         memswap_trace(run->engine, MEMSWAP_TRACE_EVICT, block, run->first,
                       gone);
     }
@@ -267,9 +270,6 @@ uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
         n = run_evict(&run);
         gone += n;
         left -= MIN(left, n);
-        if (n < run.n && atomic_load(&block->engine->store_full)) {
-            break;
-        }
     }
     return gone << block->page_shift;
 }

@@ -20,6 +20,9 @@
 /* What to take for faults that wait although the limit has room. */
 #define STALLED_BYTES (64 * 1024)
 
+/* What to take at once, before looking again whether it is enough. */
+#define STEP_BYTES (256 * 1024)
+
 static bool wants_room(MemswapEngine *engine, uint64_t reserve)
 {
     return atomic_load(&engine->charged) + reserve >
@@ -62,7 +65,7 @@ static bool make_room(MemswapEngine *engine)
          * Everything on trial was touched again: take it straight after the
          * zap if somebody waits for room, else leave the guest alone.
          */
-        if (!memswap_reclaim_step(engine, want,
+        if (!memswap_reclaim_step(engine, MIN(want, STEP_BYTES),
                                   waited_for && fruitless > patience,
                                   &gone)) {
             return false;
@@ -71,9 +74,8 @@ static bool make_room(MemswapEngine *engine)
             fruitless = 0;
             memswap_serve_stalled(engine);
             engine->store->ops->maintain(engine->store);
-        } else if (++fruitless > 2 * patience ||
-                   atomic_load(&engine->store_full) ||
-                   (!waited_for && fruitless > patience)) {
+        } else if (++fruitless > (waited_for ? 2 * patience : patience) ||
+                   (!waited_for && atomic_load(&engine->store_full))) {
             return false;
         }
     }

@@ -192,6 +192,10 @@ static MemswapOutcome fill_fail(Fill *fill, int error, bool pin)
 
         while (!memswap_word_cas(word, &now, now - MEMSWAP_PIN_ONE)) {
         }
+        if (memswap_word_pins(now) == 1 && memswap_word_pins(fill->old)) {
+            /* the pins before ours, which were counted, went meanwhile */
+            memswap_count(engine->pinned, -(int64_t)block->page_size);
+        }
     }
     if (state_needs_room(state)) {
         memswap_uncharge(engine, block->page_size);

@@ -2,7 +2,8 @@
  * memswap engine: what its files share
  *
  * Locks, in the order they are taken.  The fault path takes none of them
- * but the leaf stall_lock, which nobody holds across a system call.
+ * but the leaf stall_lock, which nobody holds across a system call.  (With no
+ * evictors it reclaims as well, and takes what reclaim takes.)
  *
  *   region ownership   one at a time a region: trial, eviction, discard
  *   reclaim_lock       the clock's hand and the queue of trials
@@ -12,8 +13,9 @@
  *   stall_lock         faults held back for room
  *
  * Nobody holds a page (EVICTING, FILLING, DISCARDING) while waiting for room,
- * for another page, or for a region.  One who owns a region may wait for a
- * page in FILLING, since no filler waits for a region.
+ * for another page, or for a region's owner.  One who owns a region may wait
+ * for a page in FILLING, since no filler waits for owners.  A pin in FILLING
+ * may wait for a zap to end, since a zapper waits for nobody.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -131,6 +133,7 @@ struct MemswapEngine {
      * a fill, uncharged after a punch.  What the limit is held against.
      */
     _Atomic uint64_t charged;
+    _Atomic uint64_t ceiling;       /* at least the limit, see charge.c */
     _Atomic uint64_t peak_charged;
 
     /* Reclaim. */
@@ -239,8 +242,8 @@ void memswap_page_wait(MemswapWord *word, uint64_t seen);
 bool memswap_page_want(MemswapWord *word, uint64_t *seen);
 /*
  * End a transition that the caller owns: to @state with @flags and @handle,
- * pins kept; wakes who waits.  With DISCARD set in FILLING, pages without
- * pins are forgotten instead and pinned ones zeroed; see discard.c.
+ * pins kept; wakes who waits.  With DISCARD set in FILLING, a page in the
+ * page cache without pins is forgotten instead; see discard.c.
  */
 void memswap_page_settle(MemswapBlock *block, uint64_t page,
                          MemswapState state, uint64_t flags,
@@ -264,6 +267,8 @@ bool memswap_page_cached(MemswapBlock *block, uint64_t page);
 /* Count @size bytes in; with @force, even past the limit. */
 bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force);
 void memswap_uncharge(MemswapEngine *engine, uint64_t size);
+/* What is charged already may stay until it is reclaimed. */
+void memswap_set_limit(MemswapEngine *engine, uint64_t limit);
 
 /* fault.c */
 

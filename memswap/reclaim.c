@@ -280,9 +280,6 @@ uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size)
             break;
         }
         got += gone;
-        if (!gone && atomic_load(&engine->store_full)) {
-            break;
-        }
     }
     memswap_room_made(engine);
     return got;

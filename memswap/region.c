@@ -44,6 +44,7 @@ void memswap_region_disown(MemswapRegion *region)
 
 void memswap_region_zap_begin(MemswapRegion *region)
 {
+    /* A plain store: only the owner of the region zaps, one at a time. */
     atomic_store(&region->zapping, HELD);
 }
 

@@ -62,6 +62,7 @@ int memswap_uffd_open(int uffd, bool user_mode_only)
         };
 
         if (!ioctl(uffd, UFFDIO_API, &api)) {
+            fcntl(uffd, F_SETFL, fcntl(uffd, F_GETFL) | O_NONBLOCK);
             return uffd;
         }
         ret = errno == EINVAL ? -ENOSYS : -errno;

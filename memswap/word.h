@@ -4,7 +4,7 @@
  * Every change is a compare-and-swap on the whole word, so that for instance
  * taking a pin and starting an eviction exclude each other without a lock.
  * A thread that moves a page to EVICTING, FILLING or DISCARDING owns it: it
- * alone leaves that state, and nobody waits for it without setting WANTED.
+ * alone leaves that state, and others who wait for that set WANTED.
  *
  *    bits   what
  *    0-3    state

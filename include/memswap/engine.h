@@ -30,6 +30,9 @@ typedef struct MemswapBlock MemswapBlock;
 /* Below this limit a guest would not get from one instruction to the next. */
 #define MEMSWAP_MIN_LIMIT (1ULL * 1024 * 1024)
 
+/* Below this limit the pool would have no room to compact in. */
+#define MEMSWAP_MIN_POOL_LIMIT (4ULL * 1024 * 1024)
+
 /* What the operator has to hear of; see MemswapHost.event. */
 typedef enum MemswapEvent {
     /* The store refused a page for want of room; eviction pauses. */
@@ -64,10 +67,9 @@ typedef enum MemswapFaultKind {
 
 /*
  * What the engine needs of its creator.  Every member may be NULL.  The
- * callbacks run on whichever thread met the occasion, with no engine lock
- * held but possibly in the middle of a fault: they must not touch managed
- * RAM, must not wait for anything that might, and must not call back into
- * the engine.
+ * callbacks run on whichever thread met the occasion, possibly in the middle
+ * of a fault or with a region in hand: they must not touch managed RAM, must
+ * not wait for anything that might, and must not call back into the engine.
  */
 typedef struct MemswapHost {
     /* Monotonic time in ns.  NULL: CLOCK_MONOTONIC. */
@@ -236,9 +238,9 @@ void memswap_get_settings(MemswapEngine *engine, MemswapSettings *settings);
  * memswap_set_settings: change all settings at once
  * @error: as in memswap_engine_new()
  *
- * A lower limit takes effect at once for new fills; reclaim then works
- * residency down in the background.  Returns 0, or -EINVAL with nothing
- * changed.  Never blocks on a fault.
+ * To a lower limit, reclaim works residency down in the background; until it
+ * is there, fills get half of the room that this makes.  Returns 0, or
+ * -EINVAL with nothing changed.  Never blocks on a fault.
  */
 int memswap_set_settings(MemswapEngine *engine,
                          const MemswapSettings *settings, char **error);
