@@ -1,0 +1,129 @@
+/*
+ * memswap: what QEMU's own files call
+ *
+ * Every hook is an inline function that costs one predicted branch while
+ * memswap is off.  memswap_on is set when the memswap object is created,
+ * which is before any guest RAM exists, and stays; whether the engine runs
+ * yet is looked at behind it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MEMSWAP_HOOKS_H
+#define MEMSWAP_HOOKS_H
+
+#include "qemu/atomic.h"
+#include "qemu/compiler.h"
+
+extern bool memswap_on;
+
+static inline bool memswap_is_on(void)
+{
+    return unlikely(qatomic_read(&memswap_on));
+}
+
+/* Keep record of the thread that holds the BQL (system/cpus.c). */
+void memswap_do_bql_taken(void);
+void memswap_do_bql_released(void);
+
+/* Called with the BQL just taken, also by waiting on a condition. */
+static inline void memswap_bql_taken(void)
+{
+    if (memswap_is_on()) {
+        memswap_do_bql_taken();
+    }
+}
+
+/* Called with the BQL about to be released. */
+static inline void memswap_bql_released(void)
+{
+    if (memswap_is_on()) {
+        memswap_do_bql_released();
+    }
+}
+
+/* Alignment that shared RAM of this size is mapped to, or 0. */
+uint64_t memswap_do_ram_align(uint64_t size);
+
+static inline uint64_t memswap_ram_align(uint64_t size)
+{
+    return memswap_is_on() ? memswap_do_ram_align(size) : 0;
+}
+
+/* Pins for whoever gets a pointer to guest RAM (system/physmem.c). */
+bool memswap_do_map(RAMBlock *rb, uint64_t offset, uint64_t size);
+void memswap_do_unmap(void *host);
+void memswap_do_cache_map(void *cache, void *host, uint64_t size);
+void memswap_do_cache_unmap(void *cache);
+void memswap_do_maps_to_discard(bool begin);
+
+/*
+ * Guest RAM is about to be mapped for a device: make it stay.  Returns false
+ * if a page of it is lost; then it must not be mapped.
+ */
+static inline bool memswap_map(RAMBlock *rb, uint64_t offset, uint64_t size)
+{
+    return !memswap_is_on() || memswap_do_map(rb, offset, size);
+}
+
+/* The device is done with a mapping that begins at @host. */
+static inline void memswap_unmap(void *host)
+{
+    if (memswap_is_on()) {
+        memswap_do_unmap(host);
+    }
+}
+
+/* A MemoryRegionCache begins to use guest RAM at @host, or NULL. */
+static inline void memswap_cache_map(void *cache, void *host, uint64_t size)
+{
+    if (memswap_is_on()) {
+        memswap_do_cache_map(cache, host, size);
+    }
+}
+
+static inline void memswap_cache_unmap(void *cache)
+{
+    if (memswap_is_on()) {
+        memswap_do_cache_unmap(cache);
+    }
+}
+
+/*
+ * Between the two calls this thread maps guest RAM only to discard it: that
+ * needs no pin, which would bring it in first.
+ */
+static inline void memswap_maps_to_discard(bool begin)
+{
+    if (memswap_is_on()) {
+        memswap_do_maps_to_discard(begin);
+    }
+}
+
+/* Discards (system/physmem.c). */
+bool memswap_do_manages(RAMBlock *rb);
+
+static inline bool memswap_manages(RAMBlock *rb)
+{
+    return memswap_is_on() && memswap_do_manages(rb);
+}
+
+/*
+ * Discard a range of a block that memswap_manages(), aligned to its pages.
+ * Returns 0 or a negative errno, which has been reported.
+ */
+int memswap_discard_ram(RAMBlock *rb, uint64_t start, uint64_t size);
+
+/* Refusals: true with @errp set if this can't be had together with memswap. */
+bool memswap_refuses_loadvm(Error **errp);
+bool memswap_refuses_vhost_user(Error **errp);
+bool memswap_refuses_vhost_kernel(Error **errp);
+bool memswap_refuses_blobs(Error **errp);
+
+/*
+ * What -object would be given for an argument of -memswap.  The string is
+ * there until the program ends.
+ */
+const char *memswap_object_option(const char *arguments);
+
+#endif /* MEMSWAP_HOOKS_H */

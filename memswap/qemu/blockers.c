@@ -1,0 +1,196 @@
+/*
+ * memswap inside QEMU: what can't be combined with it
+ *
+ * Whatever else reads or takes guest RAM behind QEMU's back would read
+ * pages that are elsewhere, and write to pages that are gone.  Until it is
+ * taught better it is refused, here, with a line that says so.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "exec/memory.h"
+#include "hw/boards.h"
+#include "hw/qdev-core.h"
+#include "memswap/hooks.h"
+#include "migration/blocker.h"
+#include "qapi/error.h"
+#include "qapi/util.h"
+#include "qobject/qbool.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "qobject/qstring.h"
+#include "system/kvm.h"
+#include "system/runstate.h"
+#include "system/system.h"
+#include "system/xen.h"
+#include "glue.h"
+
+#define NO_MIGRATION "memswap: migration and snapshots are not supported yet"
+
+static bool is_true(const QDict *opts, const char *name)
+{
+    QObject *value = qdict_get(opts, name);
+    QString *text = qobject_to(QString, value);
+    QBool *flag = qobject_to(QBool, value);
+    bool yes = flag && qbool_get_bool(flag);
+
+    if (text) {
+        qapi_bool_parse(name, qstring_get_str(text), &yes, NULL);
+    }
+    return yes;
+}
+
+/* Devices that access guest RAM on their own, by the start of their names. */
+static const struct {
+    const char *prefix;
+    const char *what;
+} refused_devices[] = {
+    { "vfio-", "VFIO devices" },
+    { "vhost-vdpa-device", "vDPA devices" },
+    { "x-pci-proxy-dev", "devices in other processes" },
+};
+
+/* Does the device's description name our IOThread? */
+static bool wants_our_iothread(const QDict *opts)
+{
+    const char *ours = memswap_object() ? memswap_object()->iothread_id : NULL;
+    QList *mapping = qobject_to(QList, qdict_get(opts, "iothread-vq-mapping"));
+    const QListEntry *entry;
+
+    if (!ours) {
+        return false;
+    }
+    if (g_strcmp0(qdict_get_try_str(opts, "iothread"), ours) == 0) {
+        return true;
+    }
+    if (!mapping) {
+        return false;
+    }
+    QLIST_FOREACH_ENTRY(mapping, entry) {
+        QDict *item = qobject_to(QDict, qlist_entry_obj(entry));
+
+        if (item && !g_strcmp0(qdict_get_try_str(item, "iothread"), ours)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Called for every device that is asked for, at start or at run time. */
+static bool check_device(DeviceListener *listener, const QDict *opts,
+                         bool from_json, Error **errp)
+{
+    const char *driver = opts ? qdict_get_try_str(opts, "driver") : NULL;
+
+    if (!driver) {
+        return false;
+    }
+    for (int i = 0; i < ARRAY_SIZE(refused_devices); i++) {
+        if (g_str_has_prefix(driver, refused_devices[i].prefix)) {
+            error_setg(errp, "memswap: %s are not supported yet",
+                       refused_devices[i].what);
+            return false;
+        }
+    }
+    if (g_str_has_prefix(driver, "virtio-mem") && is_true(opts, "prealloc")) {
+        error_setg(errp, "memswap: virtio-mem can't preallocate memory that is"
+                   " swapped: remove prealloc=on");
+    } else if (wants_our_iothread(opts)) {
+        error_setg(errp, "memswap: IOThread '%s' resolves page faults: give"
+                   " the device another one", memswap_object()->iothread_id);
+    }
+    /* True would hide the device without an error. */
+    return false;
+}
+
+static DeviceListener device_listener = {
+    .hide_device = check_device,
+};
+
+bool memswap_refuses_vhost_user(Error **errp)
+{
+    if (memswap_is_on()) {
+        error_setg(errp, "memswap: vhost-user devices are not supported yet");
+        return true;
+    }
+    return false;
+}
+
+/* The kernel's worker accesses guest RAM by itself. */
+bool memswap_refuses_vhost_kernel(Error **errp)
+{
+    if (memswap_is_on() && memswap_object()->user_mode_only) {
+        error_setg(errp, "memswap: vhost needs userfaultfd for faults of the"
+                   " kernel: " MEMSWAP_GRANT_HINT);
+        return true;
+    }
+    return false;
+}
+
+/* Blobs hand the pages of guest RAM to a udmabuf, which has no end. */
+bool memswap_refuses_blobs(Error **errp)
+{
+    if (memswap_is_on()) {
+        error_setg(errp, "memswap: blob resources are not supported yet:"
+                   " remove blob=on");
+        return true;
+    }
+    return false;
+}
+
+/* Saving one is stopped by the migration blocker, loading is not. */
+bool memswap_refuses_loadvm(Error **errp)
+{
+    if (memswap_is_on()) {
+        error_setg(errp, NO_MIGRATION);
+        return true;
+    }
+    return false;
+}
+
+bool memswap_blockers_init(MemswapObject *ms, Error **errp)
+{
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, NO_MIGRATION ": remove -incoming");
+        return false;
+    }
+    error_setg(&ms->migration_blocker, NO_MIGRATION);
+    if (migrate_add_blocker_modes(&ms->migration_blocker, errp,
+                                  MIG_MODE_ALL) < 0) {
+        return false;
+    }
+    /*
+     * Keeps out what needs all of guest RAM in place: VFIO, vDPA, host NVMe,
+     * SEV, RDMA, COLO.  virtio-mem and the balloon are not concerned.
+     */
+    if (ram_block_discard_require(true) < 0) {
+        error_setg(errp, "memswap: another object needs all guest RAM in"
+                   " place: remove it");
+        return false;
+    }
+    device_listener_register(&device_listener);
+    return true;
+}
+
+bool memswap_blockers_check(MemswapObject *ms, Error **errp)
+{
+    if (xen_enabled()) {
+        error_setg(errp, "memswap: Xen keeps guest RAM itself: use KVM or TCG");
+    } else if (current_machine->cgs) {
+        error_setg(errp, "memswap: memory of confidential guests can't be"
+                   " swapped: remove confidential-guest-support");
+    } else if (should_mlock(mlock_state)) {
+        error_setg(errp, "memswap: guest RAM is locked in memory: remove"
+                   " -overcommit mem-lock");
+    } else if (kvm_enabled() && !kvm_has_sync_mmu()) {
+        error_setg(errp, "memswap: this host's KVM can't follow changes of"
+                   " memory: use TCG");
+    } else if (kvm_enabled() && ms->user_mode_only) {
+        error_setg(errp, "memswap: KVM needs userfaultfd for faults of the"
+                   " kernel: " MEMSWAP_GRANT_HINT);
+    } else {
+        return true;
+    }
+    return false;
+}

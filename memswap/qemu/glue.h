@@ -1,0 +1,91 @@
+/*
+ * memswap inside QEMU: what the files of this directory share
+ *
+ * The memswap object (object.c) is created early on the command line, so
+ * that memory backends made after it become shared memory.  When the machine
+ * is complete it starts the engine (start.c) and hands it the guest's RAM
+ * (ram.c).  From then on everything here may be called from any thread; what
+ * says so in QEMU's terms is the comment on each function.
+ *
+ * Lock order: no lock of this directory is held while the engine is waited for,
+ * and the engine's callbacks (host.c) take none that is held while guest RAM
+ * is touched.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MEMSWAP_QEMU_GLUE_H
+#define MEMSWAP_QEMU_GLUE_H
+
+#include "memswap/engine.h"
+#include "qom/object.h"
+#include "qapi/qapi-types-memswap.h"
+#include "system/iothread.h"
+
+#define TYPE_MEMSWAP "memswap"
+
+/* How to get what an unprivileged user lacks. */
+#define MEMSWAP_GRANT_HINT \
+    "give this user access to /dev/userfaultfd, or CAP_SYS_PTRACE, or set" \
+    " sysctl vm.unprivileged_userfaultfd=1"
+
+OBJECT_DECLARE_SIMPLE_TYPE(MemswapObject, MEMSWAP)
+
+struct MemswapObject {
+    Object parent_obj;
+
+    /* As given; the engine has the settings in force. */
+    MemswapSettings settings;
+    char *iothread_id;
+
+    /* Set when the object is completed. */
+    int uffd;               /* the engine's once it runs */
+    bool user_mode_only;
+    Error *migration_blocker;
+
+    /* Set when the engine starts. */
+    IOThread *iothread;
+    uint64_t max_ram;       /* most RAM that the machine can have */
+};
+
+/* The object, or NULL while memswap is off. */
+MemswapObject *memswap_object(void);
+
+/* The engine, or NULL until it runs.  It then runs until QEMU ends. */
+MemswapEngine *memswap_engine(void);
+
+static inline MemswapFullPolicy memswap_when_full_from_qapi(int value)
+{
+    return value == MEMSWAP_WHEN_FULL_OVERSHOOT ? MEMSWAP_FULL_OVERSHOOT :
+                                                  MEMSWAP_FULL_HOLD;
+}
+
+static inline MemswapWhenFull memswap_when_full_to_qapi(MemswapFullPolicy value)
+{
+    return value == MEMSWAP_FULL_OVERSHOOT ? MEMSWAP_WHEN_FULL_OVERSHOOT :
+                                             MEMSWAP_WHEN_FULL_HOLD;
+}
+
+/* start.c: to be called with the machine complete; exits on errors. */
+void memswap_start(MemswapObject *ms);
+
+/* Refuse what can never be the settings of this machine. */
+bool memswap_check_settings(const MemswapSettings *settings,
+                            uint64_t max_ram, Error **errp);
+
+/* host.c */
+extern const MemswapHost memswap_host;
+
+/* ram.c: take all guest RAM there is, and follow what is plugged. */
+bool memswap_ram_check(Error **errp);
+bool memswap_ram_start(MemswapEngine *engine, Error **errp);
+MemswapRamBlockList *memswap_ram_query(void);
+
+/* pins.c: pin what was mapped before the engine ran. */
+void memswap_pins_start(MemswapEngine *engine);
+
+/* blockers.c: keep out what can't be combined with memswap. */
+bool memswap_blockers_init(MemswapObject *ms, Error **errp);
+bool memswap_blockers_check(MemswapObject *ms, Error **errp);
+
+#endif /* MEMSWAP_QEMU_GLUE_H */

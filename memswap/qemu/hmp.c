@@ -1,0 +1,151 @@
+/*
+ * memswap inside QEMU: "info memswap", for people
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "monitor/monitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-memswap.h"
+#include "qapi/qapi-types-memswap.h"
+#include "qapi/type-helpers.h"
+#include "qemu/cutils.h"
+#include "qemu/module.h"
+#include "qom/object.h"
+
+static void print_size(GString *text, const char *name, uint64_t size)
+{
+    g_autofree char *string = size_to_str(size);
+
+    g_string_append_printf(text, "  %-18s %s\n", name, string);
+}
+
+static void print_count(GString *text, const char *name, uint64_t count)
+{
+    g_string_append_printf(text, "  %-18s %" PRIu64 "\n", name, count);
+}
+
+static void print_time(GString *text, const char *name, uint64_t ns)
+{
+    g_string_append_printf(text, "  %-18s %.1f us\n", name, ns / 1000.0);
+}
+
+static void print_settings(GString *text, const MemswapSettingsInfo *settings)
+{
+    g_string_append(text, "settings\n");
+    print_size(text, "limit", settings->limit);
+    if (settings->has_pool_limit) {
+        print_size(text, "pool limit", settings->pool_limit);
+    } else {
+        g_string_append(text, "  pool limit         none\n");
+    }
+    g_string_append_printf(text, "  compression level  %" PRId64 "\n"
+                           "  when full          %s\n"
+                           "  faults             in IOThread %s%s\n",
+                           settings->compression_level,
+                           MemswapWhenFull_str(settings->when_full),
+                           settings->iothread ?: "of its own",
+                           settings->user_mode_only ? ", user mode only" : "");
+}
+
+static void print_memory(GString *text, const MemswapMemoryInfo *memory)
+{
+    g_string_append(text, "guest RAM\n");
+    print_size(text, "managed", memory->managed);
+    print_size(text, "resident", memory->resident);
+    print_size(text, "  on trial", memory->trial);
+    print_size(text, "  pinned", memory->pinned);
+    print_size(text, "  peak", memory->peak_resident);
+    print_size(text, "stored", memory->stored);
+    print_size(text, "zero", memory->zero);
+    print_size(text, "untouched", memory->untouched);
+    if (memory->poisoned) {
+        print_size(text, "lost", memory->poisoned);
+    }
+    print_size(text, "bookkeeping", memory->metadata);
+}
+
+static void print_pool(GString *text, const MemswapPoolInfo *pool)
+{
+    g_string_append(text, "pool\n");
+    print_size(text, "size", pool->bytes);
+    g_string_append_printf(text, "  filled             %.0f %%\n"
+                           "  compression        %.2f : 1\n",
+                           pool->fill_ratio * 100, pool->compression_ratio);
+}
+
+static void print_faults(GString *text, const MemswapFaultInfo *faults)
+{
+    g_string_append(text, "faults\n");
+    print_count(text, "total", faults->total);
+    print_count(text, "never touched", faults->absent);
+    print_count(text, "not mapped", faults->minor);
+    print_count(text, "on trial", faults->trial);
+    print_count(text, "zero", faults->zero);
+    print_count(text, "stored", faults->stored);
+    print_count(text, "waited", faults->waited);
+    print_time(text, "half within", faults->p50_ns);
+    print_time(text, "99 % within", faults->p99_ns);
+}
+
+static void print_reclaim(GString *text, const MemswapReclaimInfo *reclaim)
+{
+    g_string_append(text, "reclaim\n");
+    print_count(text, "evictions", reclaim->evictions);
+    print_count(text, "refaults", reclaim->refaults);
+    print_count(text, "trials", reclaim->trials);
+    print_count(text, "discards", reclaim->discards);
+    print_count(text, "store full", reclaim->store_full);
+    print_count(text, "overshoots", reclaim->overshoots);
+    print_count(text, "stalls", reclaim->stalls);
+    g_string_append_printf(text, "  stall time         %.3f s\n",
+                           reclaim->stall_ns / 1e9);
+}
+
+static void print_blocks(GString *text, const MemswapRamBlockList *list)
+{
+    g_string_append(text, "blocks\n");
+    for (; list; list = list->next) {
+        const MemswapRamBlock *block = list->value;
+        g_autofree char *size = size_to_str(block->size);
+
+        if (block->managed) {
+            g_autofree char *resident = size_to_str(block->memory->resident);
+
+            g_string_append_printf(text, "  %s: %s, %s resident\n",
+                                   block->name, size, resident);
+        } else {
+            g_string_append_printf(text, "  %s: %s, not managed: %s\n",
+                                   block->name, size, block->reason);
+        }
+    }
+}
+
+static HumanReadableText *info_memswap(Error **errp)
+{
+    g_autoptr(GString) text = g_string_new("");
+    g_autoptr(MemswapInfo) info = qmp_query_memswap(errp);
+
+    if (!info) {
+        return NULL;
+    }
+    if (!info->enabled) {
+        g_string_append(text, "Guest RAM is not swapped.\n");
+    } else {
+        print_settings(text, info->settings);
+        print_memory(text, info->memory);
+        print_pool(text, info->pool);
+        print_faults(text, info->faults);
+        print_reclaim(text, info->reclaim);
+        print_blocks(text, info->blocks);
+    }
+    return human_readable_text_from_str(text);
+}
+
+static void register_info_memswap(void)
+{
+    monitor_register_hmp_info_hrt("memswap", info_memswap);
+}
+
+type_init(register_info_memswap)

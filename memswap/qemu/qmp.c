@@ -1,0 +1,229 @@
+/*
+ * memswap inside QEMU: QMP commands
+ *
+ * query-memswap and memswap-set run out of band: on the monitor's own
+ * thread, without the BQL, while everything else may wait in a fault.  They
+ * take no lock that is held across one.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/thread-pool.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-memswap.h"
+#include "qapi/util.h"
+#include "qemu/lockable.h"
+#include "qemu/thread.h"
+#include "glue.h"
+
+/* Makes reading, changing and writing the settings one step. */
+static QemuMutex set_lock;
+
+static void __attribute__((__constructor__)) init_set_lock(void)
+{
+    qemu_mutex_init(&set_lock);
+}
+
+static MemswapSettingsInfo *query_settings(MemswapEngine *engine)
+{
+    MemswapSettingsInfo *info = g_new(MemswapSettingsInfo, 1);
+    MemswapObject *ms = memswap_object();
+    MemswapSettings settings;
+
+    memswap_get_settings(engine, &settings);
+    *info = (MemswapSettingsInfo) {
+        .limit = settings.limit,
+        .has_pool_limit = settings.pool_limit != UINT64_MAX,
+        .pool_limit = settings.pool_limit,
+        .compression_level = settings.compression_level,
+        .when_full = memswap_when_full_to_qapi(settings.when_full),
+        .iothread = g_strdup(ms->iothread_id),
+        .user_mode_only = ms->user_mode_only,
+    };
+    return info;
+}
+
+static MemswapMemoryInfo *query_memory(const MemswapStats *stats)
+{
+    MemswapMemoryInfo *info = g_new(MemswapMemoryInfo, 1);
+
+    *info = (MemswapMemoryInfo) {
+        .managed = stats->managed,
+        .resident = stats->resident,
+        .trial = stats->trial,
+        .pinned = stats->pinned,
+        .stored = stats->stored,
+        .zero = stats->zero,
+        .untouched = stats->untouched,
+        .poisoned = stats->poisoned,
+        .peak_resident = stats->peak_resident,
+        .metadata = stats->metadata,
+    };
+    return info;
+}
+
+static double ratio(uint64_t part, uint64_t whole)
+{
+    return whole ? (double)part / whole : 0;
+}
+
+static MemswapPoolInfo *query_pool(const MemswapStats *stats)
+{
+    MemswapPoolInfo *info = g_new(MemswapPoolInfo, 1);
+
+    *info = (MemswapPoolInfo) {
+        .bytes = stats->pool_bytes,
+        .live_bytes = stats->pool_live_bytes,
+        .data_bytes = stats->pool_data_bytes,
+        .segments = stats->pool_segments,
+        .moved = stats->pool_moved,
+        .fill_ratio = ratio(stats->pool_live_bytes, stats->pool_bytes),
+        .compression_ratio = ratio(stats->stored, stats->pool_data_bytes),
+    };
+    return info;
+}
+
+static MemswapFaultInfo *query_faults(const MemswapStats *stats)
+{
+    MemswapFaultInfo *info = g_new(MemswapFaultInfo, 1);
+    uint64List **tail = &info->latency;
+    const uint64_t *faults = stats->faults;
+
+    *info = (MemswapFaultInfo) {
+        .absent = faults[MEMSWAP_FAULT_ABSENT],
+        .minor = faults[MEMSWAP_FAULT_MINOR],
+        .trial = faults[MEMSWAP_FAULT_TRIAL],
+        .zero = faults[MEMSWAP_FAULT_SAME],
+        .stored = faults[MEMSWAP_FAULT_STORED],
+        .waited = faults[MEMSWAP_FAULT_WAITED],
+        .spurious = stats->spurious,
+        .p50_ns = memswap_latency_percentile(stats->latency, 50),
+        .p99_ns = memswap_latency_percentile(stats->latency, 99),
+    };
+    for (int i = 0; i < MEMSWAP_FAULT__MAX; i++) {
+        info->total += faults[i];
+    }
+    for (int i = 0; i < MEMSWAP_LATENCY_BUCKETS; i++) {
+        QAPI_LIST_APPEND(tail, stats->latency[i]);
+    }
+    return info;
+}
+
+static MemswapReclaimInfo *query_reclaim(const MemswapStats *stats)
+{
+    MemswapReclaimInfo *info = g_new(MemswapReclaimInfo, 1);
+
+    *info = (MemswapReclaimInfo) {
+        .evictions = stats->evictions,
+        .refaults = stats->refaults,
+        .given_back = stats->given_back,
+        .trials = stats->trials,
+        .discards = stats->discards,
+        .store_full = stats->store_full,
+        .overshoots = stats->overshoots,
+        .stalls = stats->stalls,
+        .stall_ns = stats->stall_ns,
+    };
+    return info;
+}
+
+MemswapInfo *qmp_query_memswap(Error **errp)
+{
+    MemswapInfo *info = g_new0(MemswapInfo, 1);
+    MemswapEngine *engine = memswap_engine();
+    MemswapStats stats;
+
+    if (engine) {
+        memswap_get_stats(engine, &stats);
+        info->enabled = true;
+        info->settings = query_settings(engine);
+        info->memory = query_memory(&stats);
+        info->pool = query_pool(&stats);
+        info->faults = query_faults(&stats);
+        info->reclaim = query_reclaim(&stats);
+        info->has_blocks = true;
+        info->blocks = memswap_ram_query();
+    }
+    return info;
+}
+
+static MemswapEngine *engine_or_error(Error **errp)
+{
+    MemswapEngine *engine = memswap_engine();
+
+    if (!engine) {
+        error_setg(errp, "memswap: guest RAM is not swapped: start QEMU with"
+                   " -memswap");
+    }
+    return engine;
+}
+
+void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
+                     uint64_t pool_limit, bool has_compression_level,
+                     int64_t compression_level, bool has_when_full,
+                     MemswapWhenFull when_full, Error **errp)
+{
+    MemswapEngine *engine = engine_or_error(errp);
+    g_autofree char *message = NULL;
+    MemswapSettings settings;
+
+    if (!engine) {
+        return;
+    }
+    QEMU_LOCK_GUARD(&set_lock);
+    memswap_get_settings(engine, &settings);
+    if (has_limit) {
+        settings.limit = limit;
+    }
+    if (has_pool_limit) {
+        settings.pool_limit = pool_limit;
+    }
+    if (has_compression_level) {
+        settings.compression_level = MAX(INT_MIN,
+                                         MIN(compression_level, INT_MAX));
+    }
+    if (has_when_full) {
+        settings.when_full = memswap_when_full_from_qapi(when_full);
+    }
+    if (!memswap_check_settings(&settings, memswap_object()->max_ram, errp)) {
+        return;
+    }
+    if (memswap_set_settings(engine, &settings, &message)) {
+        error_setg(errp, "memswap: %s", message);
+    }
+}
+
+typedef struct ReclaimJob {
+    MemswapEngine *engine;
+    uint64_t size;
+} ReclaimJob;
+
+/* Runs in a worker thread: compressing takes seconds a gigabyte. */
+static int reclaim(void *opaque)
+{
+    ReclaimJob *job = opaque;
+
+    job->size = memswap_reclaim(job->engine, job->size);
+    return 0;
+}
+
+MemswapReclaimResult *coroutine_fn qmp_memswap_reclaim(uint64_t size,
+                                                       Error **errp)
+{
+    ReclaimJob job = { .engine = engine_or_error(errp), .size = size };
+    MemswapReclaimResult *result;
+
+    if (!job.engine) {
+        return NULL;
+    }
+    if (size == 0 || size > memswap_object()->max_ram) {
+        error_setg(errp, "memswap: size must be more than 0 and at most guest"
+                   " RAM, %" PRIu64 " bytes", memswap_object()->max_ram);
+        return NULL;
+    }
+    thread_pool_submit_co(reclaim, &job);
+    result = g_new(MemswapReclaimResult, 1);
+    result->reclaimed = job.size;
+    return result;
+}

@@ -1,0 +1,150 @@
+/*
+ * memswap inside QEMU: starting the engine
+ *
+ * Done when the machine is complete: then all its RAM and its accelerator
+ * are there, but no vCPU has run, and privileges are not dropped yet.
+ *
+ * The engine is never stopped: devices and block jobs may touch guest RAM
+ * until QEMU's very end, and would wait for ever if nobody resolved their
+ * faults.  The kernel cleans up.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/aio.h"
+#include "hw/boards.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/notify.h"
+#include "system/runstate-action.h"
+#include "system/runstate.h"
+#include "glue.h"
+
+/* A MemswapEngine; QEMU's atomics want to know what a pointer points to. */
+static void *the_engine;
+
+MemswapEngine *memswap_engine(void)
+{
+    return qatomic_load_acquire(&the_engine);
+}
+
+bool memswap_check_settings(const MemswapSettings *settings,
+                            uint64_t max_ram, Error **errp)
+{
+    if (settings->limit < MEMSWAP_MIN_LIMIT) {
+        error_setg(errp, "memswap: limit must be at least %llu MiB",
+                   MEMSWAP_MIN_LIMIT >> 20);
+    } else if (settings->limit > max_ram) {
+        error_setg(errp, "memswap: limit must not be larger than guest RAM,"
+                   " %" PRIu64 " MiB", max_ram >> 20);
+    } else if (settings->pool_limit < MEMSWAP_MIN_POOL_LIMIT) {
+        error_setg(errp, "memswap: pool-limit must be at least %llu MiB",
+                   MEMSWAP_MIN_POOL_LIMIT >> 20);
+    } else {
+        return true;
+    }
+    return false;
+}
+
+static bool find_iothread(MemswapObject *ms, Error **errp)
+{
+    if (!ms->iothread_id) {
+        ms->iothread = iothread_create("memswap-faults", errp);
+        return ms->iothread != NULL;
+    }
+    ms->iothread = iothread_by_id(ms->iothread_id);
+    if (!ms->iothread) {
+        error_setg(errp, "memswap: there is no IOThread '%s': add -object"
+                   " iothread,id=%s", ms->iothread_id, ms->iothread_id);
+        return false;
+    }
+    /*
+     * I/O on guest RAM faults: in this thread it would wait for itself.
+     * One reference is the composition tree's.
+     */
+    if (OBJECT(ms->iothread)->ref > 1) {
+        error_setg(errp, "memswap: IOThread '%s' serves a device: give memswap"
+                   " one of its own", ms->iothread_id);
+        return false;
+    }
+    object_ref(OBJECT(ms->iothread));
+    return true;
+}
+
+static void handle_faults(void *opaque)
+{
+    memswap_engine_handle(opaque);
+}
+
+/* Polling reads the events: that is as cheap as looking for them. */
+static bool poll_faults(void *opaque)
+{
+    return memswap_engine_handle(opaque) > 0;
+}
+
+/*
+ * QEMU is about to end: it waits for vCPUs and I/O to stop, so none of them
+ * may be held back for room any more.
+ */
+static void hold_nobody_back(Notifier *notifier, void *data)
+{
+    MemswapSettings settings;
+
+    if (shutdown_action == SHUTDOWN_ACTION_PAUSE) {
+        return;
+    }
+    memswap_get_settings(the_engine, &settings);
+    settings.limit = memswap_object()->max_ram;
+    settings.when_full = MEMSWAP_FULL_OVERSHOOT;
+    memswap_set_settings(the_engine, &settings, NULL);
+}
+
+static bool start(MemswapObject *ms, Error **errp)
+{
+    MemswapConfig config = {
+        .settings = ms->settings,
+        .evictors = 1,
+        .user_mode_only = ms->user_mode_only,
+        .uffd = ms->uffd,
+    };
+    static Notifier shutdown = { .notify = hold_nobody_back };
+    g_autofree char *message = NULL;
+    MemswapEngine *engine;
+    int fd;
+
+    if (!memswap_blockers_check(ms, errp) || !memswap_ram_check(errp)) {
+        return false;
+    }
+    ms->max_ram = MAX(current_machine->ram_size, current_machine->maxram_size);
+    if (!memswap_check_settings(&ms->settings, ms->max_ram, errp) ||
+        !find_iothread(ms, errp)) {
+        return false;
+    }
+    if (memswap_engine_new(&config, &memswap_host, ms, &engine, &message)) {
+        error_setg(errp, "memswap: %s", message);
+        return false;
+    }
+    fd = memswap_engine_fd(engine);
+    aio_set_fd_handler(iothread_get_aio_context(ms->iothread), fd,
+                       handle_faults, NULL, poll_faults, handle_faults,
+                       engine);
+    qatomic_store_release(&the_engine, engine);
+
+    if (!memswap_ram_start(engine, errp)) {
+        return false;
+    }
+    memswap_pins_start(engine);
+    qemu_register_shutdown_notifier(&shutdown);
+    return true;
+}
+
+void memswap_start(MemswapObject *ms)
+{
+    Error *err = NULL;
+
+    if (!start(ms, &err)) {
+        error_report_err(err);
+        exit(EXIT_FAILURE);
+    }
+}
