@@ -28,13 +28,18 @@ static void note_peak(MemswapEngine *engine, uint64_t charged)
 bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
 {
     uint64_t limit = atomic_load(&engine->limit);
-    uint64_t charged = atomic_fetch_add(&engine->charged, size) + size;
+    uint64_t charged = atomic_load(&engine->charged);
+    bool over;
 
-    if (charged > atomic_load(&engine->ceiling)) {
-        if (!force) {
-            atomic_fetch_sub(&engine->charged, size);
+    do {
+        over = charged + size > atomic_load(&engine->ceiling);
+        if (over && !force) {
             return false;
         }
+    } while (!atomic_compare_exchange_weak(&engine->charged, &charged,
+                                           charged + size));
+    charged += size;
+    if (over) {
         memswap_count(engine->overshoots, 1);
     }
     note_peak(engine, charged);

@@ -79,13 +79,15 @@ static bool relocate(void *opaque, uint64_t owner, uint64_t from,
 }
 
 static int check_settings(const MemswapSettings *settings, uint64_t pinned,
-                          char **error)
+                          uint64_t reserve, char **error)
 {
     g_autofree char *wrong = NULL;
 
     if (settings->limit < MEMSWAP_MIN_LIMIT) {
         wrong = g_strdup_printf("limit must be at least %llu MiB",
                                 MEMSWAP_MIN_LIMIT >> 20);
+    } else if (settings->limit <= reserve) {
+        wrong = g_strdup("limit must be larger than the reserve");
     } else if (settings->limit < pinned) {
         wrong = g_strdup_printf("limit must be at least the %" G_GUINT64_FORMAT
                                 " KiB that are pinned by I/O now",
@@ -147,6 +149,7 @@ int memswap_set_settings(MemswapEngine *engine,
 
     g_mutex_lock(&engine->settings_lock);
     ret = check_settings(settings, MAX(atomic_load(&engine->pinned), 0),
+                         engine->reserve_auto ? 0 : engine->reserve_high,
                          error);
     if (!ret) {
         apply_settings(engine, settings);
@@ -189,15 +192,10 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
 {
     MemswapEngine *engine;
     int uffd;
-    int ret = check_settings(&config->settings, 0, error);
+    int ret = check_settings(&config->settings, 0,
+                             MAX(config->reserve_low, config->reserve_high),
+                             error);
 
-    if (!ret && MAX(config->reserve_low, config->reserve_high) >=
-                config->settings.limit) {
-        if (error) {
-            *error = g_strdup("the reserve must be smaller than the limit");
-        }
-        ret = -EINVAL;
-    }
     if (ret) {
         return ret;
     }

@@ -31,6 +31,7 @@ typedef struct Run {
     Fate fate[RUN_PAGES];
     uint64_t handle[RUN_PAGES];     /* or the value that the page repeats */
     uint8_t *data;                  /* the pages' content */
+    uint32_t unread;                /* bit: the page could not be read */
     bool full;                      /* the store refused one */
 } Run;
 
@@ -78,7 +79,8 @@ static void run_store(Run *run)
         int ret;
 
         run->fate[i] = FATE_BACK;
-        if (memswap_word_load(word) & MEMSWAP_WORD_WANTED) {
+        if ((run->unread & 1u << i) ||
+            (memswap_word_load(word) & MEMSWAP_WORD_WANTED)) {
             continue;
         }
         if (same_filled(data, size, &run->handle[i])) {
@@ -207,18 +209,27 @@ static unsigned int run_settle(Run *run)
     return gone;
 }
 
+/* A page that can't be read stays, and does not keep its neighbours. */
+static void run_read(Run *run)
+{
+    run->unread = 0;
+    if (!memswap_page_read(run->block, run->first, run->n, run->data)) {
+        return;
+    }
+    for (unsigned int i = 0; i < run->n; i++) {
+        if (memswap_page_read(run->block, run->first + i, 1,
+                              run->data + i * run->block->page_size)) {
+            run->unread |= 1u << i;
+        }
+    }
+}
+
 /* Returns the number of pages gone. */
 static unsigned int run_evict(Run *run)
 {
-    int ret = memswap_page_read(run->block, run->first, run->n, run->data);
-
-    if (ret) {
-        /* unreadable memory: nothing can be said of it, so nothing is done */
-        memset(run->fate, 0, sizeof(run->fate));
-    } else {
-        run_store(run);
-        run_punch_all(run);
-    }
+    run_read(run);
+    run_store(run);
+    run_punch_all(run);
     return run_settle(run);
 }
 
@@ -257,7 +268,8 @@ uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
                                    RUN_PAGES);
     g_autofree uint8_t *data = g_malloc(run_pages << block->page_shift);
     Run run = { .engine = block->engine, .block = block, .data = data };
-    uint64_t left = (max + block->page_size - 1) >> block->page_shift;
+    uint64_t left = (MIN(max, block->size) + block->page_size - 1) >>
+                    block->page_shift;
     uint64_t gone = 0;
 
     while (*next < end && left) {

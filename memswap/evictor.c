@@ -19,6 +19,7 @@
 
 /* What to take for faults that wait although the limit has room. */
 #define STALLED_BYTES (64 * 1024)
+#define STALLED_STEPS 64
 
 /* What to take at once, before looking again whether it is enough. */
 #define STEP_BYTES (256 * 1024)
@@ -46,6 +47,7 @@ void memswap_evictors_kick(MemswapEngine *engine)
 /* Reclaim until reserve_high is free.  Returns false for lack of progress. */
 static bool make_room(MemswapEngine *engine)
 {
+    unsigned int helpless = 0;
     uint64_t fruitless = 0;
     uint64_t patience = memswap_reclaim_round(engine) + 1;
 
@@ -54,12 +56,15 @@ static bool make_room(MemswapEngine *engine)
         bool waited_for = atomic_load(&engine->n_stalled) > 0;
         uint64_t gone;
 
-        if (!want && waited_for) {
-            /* a reserve of nothing, or the host itself has no memory */
-            want = STALLED_BYTES;
+        if (!want && !waited_for) {
+            break;
         }
         if (!want) {
-            break;
+            /* a reserve of nothing, or the host itself has no memory */
+            want = STALLED_BYTES;
+            if (++helpless > STALLED_STEPS) {
+                return false;
+            }
         }
         /*
          * Everything on trial was touched again: take it straight after the

@@ -10,19 +10,23 @@
 
 #include "internal.h"
 
-bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid)
+/* May the limit be passed, whoever asks? */
+static bool limit_is_soft(MemswapEngine *engine)
 {
     if (atomic_load(&engine->when_full) == MEMSWAP_FULL_OVERSHOOT &&
         atomic_load(&engine->store_full)) {
         return true;
     }
     /* With all of the limit pinned, holding back would last until unpinned. */
-    if (atomic_load(&engine->pinned) + MEMSWAP_MIN_LIMIT / 2 >=
-        atomic_load(&engine->limit)) {
-        return true;
-    }
-    return engine->host.may_hold_back &&
-           !engine->host.may_hold_back(engine->opaque, tid);
+    return atomic_load(&engine->pinned) + MEMSWAP_MIN_LIMIT / 2 >=
+           atomic_load(&engine->limit);
+}
+
+bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid)
+{
+    return limit_is_soft(engine) ||
+           (engine->host.may_hold_back &&
+            !engine->host.may_hold_back(engine->opaque, tid));
 }
 
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
@@ -81,7 +85,7 @@ static void put_back(MemswapEngine *engine, guint i, MemswapStalled *stalled)
 /* False if it has to wait on. */
 static bool serve(MemswapEngine *engine, MemswapStalled *stalled)
 {
-    bool force = stalled->force || memswap_may_overshoot(engine, 0);
+    bool force = stalled->force || limit_is_soft(engine);
     MemswapFaultKind kind;
     uint64_t waited;
 
