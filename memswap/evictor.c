@@ -168,11 +168,11 @@ void memswap_evictors_start(MemswapEngine *engine, unsigned int n)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     engine->evictors = g_new0(GThread *, n);
+    engine->n_evictors = n;
     for (unsigned int i = 0; i < n; i++) {
         engine->evictors[i] = g_thread_new("memswap-evictor", evictor,
                                            engine);
     }
-    engine->n_evictors = n;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
@@ -184,6 +184,5 @@ void memswap_evictors_stop(MemswapEngine *engine)
     for (unsigned int i = 0; i < engine->n_evictors; i++) {
         g_thread_join(engine->evictors[i]);
     }
-    g_clear_pointer(&engine->evictors, g_free);
-    engine->n_evictors = 0;
+    g_free(engine->evictors);
 }

@@ -145,7 +145,7 @@ struct MemswapEngine {
 
     /* Evictors. */
     GThread **evictors;
-    unsigned int n_evictors;
+    unsigned int n_evictors;        /* never changes */
     _Atomic uint32_t kick;          /* futex: counts reasons to look again */
     _Atomic uint32_t sleepers;      /* evictors with nothing to do */
     _Atomic bool stop;

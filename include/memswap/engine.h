@@ -96,8 +96,7 @@ typedef enum MemswapFullPolicy {
 /* What can be changed at run time, all of it or nothing. */
 typedef struct MemswapSettings {
     uint64_t limit;        /* bytes of managed RAM that may be resident */
-    uint64_t pool_limit;   /* bytes of the compressed pool, headers included;
-                              UINT64_MAX: none */
+    uint64_t pool_limit;   /* bytes of the pool; UINT64_MAX: no limit */
     int compression_level; /* zstd's; negative is faster */
     MemswapFullPolicy when_full;
 } MemswapSettings;

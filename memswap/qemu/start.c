@@ -95,7 +95,6 @@ static void hold_nobody_back(Notifier *notifier, void *data)
         return;
     }
     memswap_get_settings(the_engine, &settings);
-    settings.limit = memswap_object()->max_ram;
     settings.when_full = MEMSWAP_FULL_OVERSHOOT;
     memswap_set_settings(the_engine, &settings, NULL);
 }
