@@ -251,17 +251,38 @@ static void adopt_pages(MemswapBlock *block)
     }
 }
 
-/* Give the block a slot in the table; false if there is none. */
-static bool block_publish(MemswapBlock *block)
+/* The kernel lets one userfaultfd have a range twice; two words it may not. */
+static bool block_overlaps(MemswapEngine *engine, const MemswapBlock *block)
+{
+    unsigned int n = atomic_load(&engine->n_slots);
+
+    for (unsigned int i = 0; i < n; i++) {
+        MemswapBlock *other = atomic_load(&engine->blocks[i]);
+
+        if (other && other->host < block->host + block->size &&
+            block->host < other->host + other->size) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Give the block a slot in the table.  Returns 0, -EBUSY or -EINVAL. */
+static int block_publish(MemswapBlock *block)
 {
     MemswapEngine *engine = block->engine;
     unsigned int slot = 0;
+    int ret = 0;
 
     g_mutex_lock(&engine->blocks_lock);
     while (slot < MEMSWAP_MAX_BLOCKS && atomic_load(&engine->blocks[slot])) {
         slot++;
     }
-    if (slot < MEMSWAP_MAX_BLOCKS) {
+    if (block_overlaps(engine, block)) {
+        ret = -EBUSY;
+    } else if (slot == MEMSWAP_MAX_BLOCKS) {
+        ret = -EINVAL;
+    } else {
         block->slot = slot;
         atomic_store(&engine->blocks[slot], block);
         if (slot >= atomic_load(&engine->n_slots)) {
@@ -269,7 +290,7 @@ static bool block_publish(MemswapBlock *block)
         }
     }
     g_mutex_unlock(&engine->blocks_lock);
-    return slot < MEMSWAP_MAX_BLOCKS;
+    return ret;
 }
 
 static void block_unpublish(MemswapBlock *block)
@@ -311,14 +332,18 @@ int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
     }
     /* Large folios can't be punched page by page without care. */
     madvise(block->host, block->size, MADV_NOHUGEPAGE);
-    if (!block_publish(block)) {
+    ret = block_publish(block);
+    if (ret) {
         if (error) {
-            *error = g_strdup_printf("block '%s': more than %d blocks",
-                                     info->name, MEMSWAP_MAX_BLOCKS);
+            *error = ret == -EBUSY ?
+                g_strdup_printf("block '%s' is managed already",
+                                info->name) :
+                g_strdup_printf("block '%s': more than %d blocks",
+                                info->name, MEMSWAP_MAX_BLOCKS);
         }
         block_free_arrays(block);
         g_free(block);
-        return -EINVAL;
+        return ret;
     }
     /* Register first, then look: what comes later is reported. */
     ret = memswap_uffd_register(engine->uffd, block->host, block->size);
