@@ -1,0 +1,561 @@
+/*
+ * A guest for the engine's tests
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+/* --- memory ------------------------------------------------------------ */
+
+Ram ram_new(uint64_t size, uint64_t fd_offset)
+{
+    Ram ram = { .size = size, .fd_offset = fd_offset };
+    uint8_t *space, *at;
+
+    ram.fd = memfd_create("ram", MFD_CLOEXEC);
+    g_assert_cmpint(ram.fd, >=, 0);
+    g_assert_cmpint(ftruncate(ram.fd, fd_offset + size), ==, 0);
+    space = mmap(NULL, size + MEMSWAP_REGION_SIZE, PROT_NONE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    g_assert_true(space != MAP_FAILED);
+    at = (uint8_t *)(((uintptr_t)space + MEMSWAP_REGION_SIZE - 1) &
+                     ~(MEMSWAP_REGION_SIZE - 1));
+    ram.host = mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                    ram.fd, fd_offset);
+    g_assert_true(ram.host == at);
+    if (at > space) {
+        munmap(space, at - space);
+    }
+    munmap(at + size, space + MEMSWAP_REGION_SIZE - at);
+    return ram;
+}
+
+void ram_free(Ram *ram)
+{
+    g_assert_null(ram->block);
+    munmap(ram->host, ram->size);
+    close(ram->fd);
+}
+
+void ram_add(Harness *h, Ram *ram, const char *name)
+{
+    MemswapBlockInfo info = {
+        .name = name,
+        .host = ram->host,
+        .size = ram->size,
+        .fd = ram->fd,
+        .fd_offset = ram->fd_offset,
+        .page_size = PAGE,
+    };
+    char *error = NULL;
+    int ret = memswap_block_add(h->engine, &info, &ram->block, &error);
+
+    if (ret) {
+        g_error("memswap_block_add: %d: %s", ret, error);
+    }
+}
+
+void ram_remove(Harness *h, Ram *ram)
+{
+    memswap_block_remove(h->engine, ram->block);
+    ram->block = NULL;
+}
+
+uint64_t ram_cached(const Ram *ram)
+{
+    struct stat st;
+
+    g_assert_cmpint(fstat(ram->fd, &st), ==, 0);
+    return st.st_blocks * 512ULL;
+}
+
+bool ram_mapped(const Ram *ram, uint64_t page)
+{
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    uintptr_t number = (uintptr_t)ram->host / PAGE + page;
+    uint64_t entry = 0;
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(lseek(fd, number * sizeof(entry), SEEK_SET), >=, 0);
+    g_assert_cmpint(read(fd, &entry, sizeof(entry)), ==, sizeof(entry));
+    close(fd);
+    return entry >> 63;
+}
+
+MemswapState ram_state(const Ram *ram, uint64_t page)
+{
+    return memswap_word_state(memswap_word_load(&ram->block->words[page]));
+}
+
+unsigned int ram_pins(const Ram *ram, uint64_t page)
+{
+    return memswap_word_pins(memswap_word_load(&ram->block->words[page]));
+}
+
+/* --- content ----------------------------------------------------------- */
+
+void page_build(void *page, uint64_t number)
+{
+    uint64_t *words = page;
+    const unsigned int n = PAGE / sizeof(*words);
+    uint64_t x = number;
+
+    if (!(number & 1)) {
+        x = (number & UINT32_MAX) << 32 | (number & UINT32_MAX);
+    }
+    for (unsigned int i = 0; i < n; i++) {
+        words[i] = x;
+        if ((number & 1) && (!(number & 2) || i < n / 2)) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+        }
+    }
+}
+
+/* By words, atomically: others may touch the same page. */
+void ram_fill(Harness *h, uint64_t page, uint64_t number)
+{
+    _Atomic uint64_t *to = (void *)(h->ram.host + page * PAGE);
+    uint64_t words[PAGE / sizeof(uint64_t)];
+
+    page_build(words, number);
+    for (unsigned int i = 0; i < G_N_ELEMENTS(words); i++) {
+        atomic_store_explicit(&to[i], words[i], memory_order_relaxed);
+    }
+}
+
+void ram_check(Harness *h, uint64_t page, uint64_t number)
+{
+    _Atomic uint64_t *from = (void *)(h->ram.host + page * PAGE);
+    uint64_t words[PAGE / sizeof(uint64_t)];
+
+    page_build(words, number);
+    for (unsigned int i = 0; i < G_N_ELEMENTS(words); i++) {
+        uint64_t got = atomic_load_explicit(&from[i], memory_order_relaxed);
+
+        if (got != words[i]) {
+            g_error("page %" G_GUINT64_FORMAT " at byte %zu: %016"
+                    G_GINT64_MODIFIER "x instead of %016"
+                    G_GINT64_MODIFIER "x", page, i * sizeof(uint64_t), got,
+                    words[i]);
+        }
+    }
+}
+
+void ram_touch(Harness *h, uint64_t page)
+{
+    atomic_load((_Atomic uint64_t *)(h->ram.host + page * PAGE));
+}
+
+/* --- the host ---------------------------------------------------------- */
+
+static int64_t host_clock(void *opaque)
+{
+    Harness *h = opaque;
+
+    return atomic_fetch_add(&h->clock, atomic_load(&h->clock_step));
+}
+
+static bool host_may_hold_back(void *opaque, pid_t tid)
+{
+    Harness *h = opaque;
+
+    return !atomic_load(&h->may_not_hold_back);
+}
+
+static void host_event(void *opaque, MemswapEvent event, const char *block,
+                       uint64_t offset)
+{
+    Harness *h = opaque;
+
+    if (event == MEMSWAP_EVENT_BUG) {
+        g_error("the engine reports a bug of its own at offset %"
+                G_GUINT64_FORMAT " of %s", offset, block);
+    }
+    atomic_store(&h->event_offset, offset);
+    atomic_fetch_add(&h->events[event], 1);
+}
+
+static void host_trace(void *opaque, MemswapTracePoint point,
+                       const char *block, uint64_t offset, uint64_t arg)
+{
+    Harness *h = opaque;
+
+    g_assert_nonnull(block);
+    if (point == MEMSWAP_TRACE_STALL) {
+        unsigned int n;
+
+        g_mutex_lock(&h->lock);
+        n = atomic_load(&h->n_stall_traces);
+        if (n < G_N_ELEMENTS(h->stall_traces)) {
+            h->stall_traces[n] = offset;
+            atomic_store(&h->n_stall_traces, n + 1);
+        }
+        g_mutex_unlock(&h->lock);
+    }
+    atomic_fetch_add(&h->traces[point], 1);
+}
+
+static gpointer handler(gpointer opaque)
+{
+    Harness *h = opaque;
+    struct pollfd fds[] = {
+        { .fd = memswap_engine_fd(h->engine), .events = POLLIN },
+        { .fd = h->request, .events = POLLIN },
+    };
+    eventfd_t n;
+
+    while (!atomic_load(&h->quit)) {
+        if (poll(fds, G_N_ELEMENTS(fds), -1) < 0) {
+            continue;
+        }
+        if (fds[0].revents) {
+            memswap_engine_handle(h->engine);
+        }
+        if (fds[1].revents && !eventfd_read(h->request, &n)) {
+            g_mutex_lock(&h->lock);
+            h->answers += n;
+            g_cond_broadcast(&h->answered);
+            g_mutex_unlock(&h->lock);
+        }
+    }
+    return NULL;
+}
+
+void harness_settle(Harness *h)
+{
+    uint64_t number;
+
+    if (!h->handler) {
+        return;
+    }
+    g_mutex_lock(&h->lock);
+    number = ++h->asked;
+    eventfd_write(h->request, 1);
+    while (h->answers < number) {
+        g_cond_wait(&h->answered, &h->lock);
+    }
+    g_mutex_unlock(&h->lock);
+}
+
+Harness *harness_new(const HarnessOptions *options)
+{
+    static const MemswapHost plain = {
+        .may_hold_back = host_may_hold_back,
+        .event = host_event,
+        .trace = host_trace,
+    };
+    static const MemswapHost with_clock = {
+        .clock_ns = host_clock,
+        .may_hold_back = host_may_hold_back,
+        .event = host_event,
+        .trace = host_trace,
+    };
+    Harness *h = g_new0(Harness, 1);
+    MemswapConfig config = {
+        .settings = {
+            .limit = options->limit ?: MAX(options->size, MEMSWAP_MIN_LIMIT),
+            .pool_limit = options->pool_limit ?: UINT64_MAX,
+            .compression_level = -5,
+            .when_full = options->overshoot ? MEMSWAP_FULL_OVERSHOOT :
+                         MEMSWAP_FULL_HOLD,
+        },
+        .evictors = options->evictors,
+        .reserve_low = options->reserve_low,
+        .reserve_high = options->reserve_high,
+        .user_mode_only = options->user_mode_only,
+        .uffd = -1,
+    };
+    char *error = NULL;
+    int ret;
+
+    h->settings = config.settings;
+    g_mutex_init(&h->lock);
+    g_cond_init(&h->answered);
+    h->fake_clock = options->fake_clock;
+    h->clock = 1000000;
+    if (!options->pool) {
+        h->store = fake_store_new();
+        h->store->limit = config.settings.pool_limit;
+    }
+    ret = memswap_engine_new_with_store(
+        &config, options->fake_clock ? &with_clock : &plain, h,
+        h->store ? &h->store->store : NULL, &h->engine, &error);
+    if (ret) {
+        g_error("memswap_engine_new: %d: %s", ret, error);
+    }
+    if (options->size) {
+        h->ram = ram_new(options->size, 0);
+        ram_add(h, &h->ram, "ram");
+    }
+    if (!options->by_hand) {
+        h->request = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        h->handler = g_thread_new("handler", handler, h);
+    }
+    return h;
+}
+
+void harness_free(Harness *h)
+{
+    inject(NULL);
+    if (h->handler) {
+        harness_check(h);
+        atomic_store(&h->quit, true);
+        eventfd_write(h->request, 1);
+        g_thread_join(h->handler);
+        close(h->request);
+    }
+    if (h->ram.block) {
+        ram_remove(h, &h->ram);
+        if (h->store) {
+            g_assert_cmpuint(fake_store_live(h->store), ==, 0);
+        }
+        g_assert_cmpuint(atomic_load(&h->engine->charged), ==, 0);
+        g_assert_cmpint(atomic_load(&h->engine->trial_pages), ==, 0);
+    }
+    memswap_engine_free(h->engine);
+    if (h->ram.host) {
+        ram_free(&h->ram);
+    }
+    g_mutex_clear(&h->lock);
+    g_cond_clear(&h->answered);
+    g_free(h);
+}
+
+/* --- sums -------------------------------------------------------------- */
+
+void harness_stats(Harness *h, MemswapStats *stats)
+{
+    harness_settle(h);
+    memswap_get_stats(h->engine, stats);
+}
+
+static void check_block(Harness *h, MemswapBlock *block, MemswapStats *sum)
+{
+    uint64_t n[MEMSWAP_STATE__MAX] = { 0 };
+    MemswapBlockStats stats;
+    struct stat st;
+
+    for (uint64_t page = 0; page < block->n_pages; page++) {
+        uint64_t word = memswap_word_load(&block->words[page]);
+
+        n[memswap_word_state(word)] += block->page_size;
+        if (memswap_word_pins(word)) {
+            sum->pinned += block->page_size;
+        }
+    }
+    g_assert_cmpuint(n[MEMSWAP_EVICTING], ==, 0);
+    g_assert_cmpuint(n[MEMSWAP_FILLING], ==, 0);
+    g_assert_cmpuint(n[MEMSWAP_DISCARDING], ==, 0);
+
+    memswap_block_get_stats(block, &stats);
+    g_assert_cmpuint(stats.managed, ==, block->size);
+    g_assert_cmpuint(stats.resident, ==,
+                     n[MEMSWAP_RESIDENT] + n[MEMSWAP_TRIAL]);
+    g_assert_cmpuint(stats.stored, ==, n[MEMSWAP_STORED]);
+    g_assert_cmpuint(stats.zero, ==, n[MEMSWAP_ZERO]);
+    g_assert_cmpuint(stats.untouched, ==, n[MEMSWAP_ABSENT]);
+    g_assert_cmpuint(stats.poisoned, ==, n[MEMSWAP_POISONED]);
+    g_assert_cmpuint(stats.resident + stats.stored + stats.zero +
+                     stats.untouched + stats.poisoned, ==, stats.managed);
+
+    if (!block->fd_offset) {
+        g_assert_cmpint(fstat(block->fd, &st), ==, 0);
+        g_assert_cmpuint(st.st_blocks * 512ULL, ==, stats.resident);
+    }
+    for (uint64_t i = 0; i < block->n_regions; i++) {
+        g_assert_cmpuint(atomic_load(&block->regions[i].owner), ==, 0);
+        g_assert_cmpuint(atomic_load(&block->regions[i].zapping), ==, 0);
+    }
+    sum->managed += stats.managed;
+    sum->resident += stats.resident;
+    sum->trial += n[MEMSWAP_TRIAL];
+    sum->stored += stats.stored;
+    sum->zero += stats.zero;
+    sum->untouched += stats.untouched;
+    sum->poisoned += stats.poisoned;
+}
+
+void harness_check(Harness *h)
+{
+    unsigned int evictors = h->engine->n_evictors;
+    MemswapStats stats, sum = { 0 };
+
+    harness_settle(h);
+    /* In between two of their steps. */
+    memswap_evictors_stop(h->engine);
+    memswap_get_stats(h->engine, &stats);
+    for (unsigned int i = 0; i < MEMSWAP_MAX_BLOCKS; i++) {
+        MemswapBlock *block = atomic_load(&h->engine->blocks[i]);
+
+        if (block) {
+            check_block(h, block, &sum);
+        }
+    }
+    g_assert_cmpuint(stats.managed, ==, sum.managed);
+    g_assert_cmpuint(stats.resident, ==, sum.resident);
+    g_assert_cmpuint(stats.trial, ==, sum.trial);
+    g_assert_cmpuint(stats.stored, ==, sum.stored);
+    g_assert_cmpuint(stats.zero, ==, sum.zero);
+    g_assert_cmpuint(stats.untouched, ==, sum.untouched);
+    g_assert_cmpuint(stats.poisoned, ==, sum.poisoned);
+    g_assert_cmpuint(stats.pinned, ==, sum.pinned);
+    g_assert_cmpuint(atomic_load(&h->engine->charged), ==, sum.resident);
+    if (h->store) {
+        g_assert_cmpuint(fake_store_live(h->store) * PAGE, ==, sum.stored);
+    }
+    if (evictors) {
+        atomic_store(&h->engine->stop, false);
+        memswap_evictors_start(h->engine, evictors);
+        /* so that the handler, too, knows of them */
+        harness_settle(h);
+    }
+}
+
+void harness_set_limit(Harness *h, uint64_t limit, uint64_t pool_limit)
+{
+    h->settings.limit = limit;
+    if (pool_limit) {
+        h->settings.pool_limit = pool_limit;
+    }
+    g_assert_cmpint(memswap_set_settings(h->engine, &h->settings, NULL), ==,
+                    0);
+}
+
+void harness_tick(Harness *h, int64_t ns)
+{
+    atomic_fetch_add(&h->clock, ns);
+}
+
+unsigned int harness_events(Harness *h, MemswapEvent event)
+{
+    return atomic_load(&h->events[event]);
+}
+
+void harness_wait_fault(Harness *h)
+{
+    struct pollfd fd = {
+        .fd = memswap_engine_fd(h->engine), .events = POLLIN,
+    };
+
+    g_assert_cmpint(poll(&fd, 1, PATIENCE_US / 1000), ==, 1);
+}
+
+void harness_handle(Harness *h)
+{
+    memswap_engine_handle(h->engine);
+}
+
+/* --- tasks ------------------------------------------------------------- */
+
+struct Task {
+    Harness *harness;
+    TaskFunction *function;
+    uint64_t arg;
+    GThread *thread;
+    int64_t result;
+    _Atomic pid_t tid;
+    _Atomic bool done;
+};
+
+static gpointer task_thread(gpointer opaque)
+{
+    Task *task = opaque;
+
+    atomic_store(&task->tid, syscall(SYS_gettid));
+    task->result = task->function(task->harness, task->arg);
+    atomic_store(&task->done, true);
+    return NULL;
+}
+
+Task *task_start(Harness *h, TaskFunction *function, uint64_t arg)
+{
+    Task *task = g_new0(Task, 1);
+
+    task->harness = h;
+    task->function = function;
+    task->arg = arg;
+    task->thread = g_thread_new("task", task_thread, task);
+    return task;
+}
+
+bool task_done(Task *task)
+{
+    return atomic_load(&task->done);
+}
+
+static bool asleep(pid_t tid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/task/%d/stat", tid);
+    g_autofree char *stat = NULL;
+    const char *state;
+
+    if (!g_file_get_contents(path, &stat, NULL, NULL)) {
+        return true;
+    }
+    state = strrchr(stat, ')');
+    return state && (state[2] == 'S' || state[2] == 'D');
+}
+
+void task_wait_asleep(Task *task)
+{
+    wait_until(task_done(task) ||
+               (atomic_load(&task->tid) && asleep(atomic_load(&task->tid))));
+}
+
+void task_check_waits(Task *task)
+{
+    task_wait_asleep(task);
+    g_usleep(NOT_YET_US);
+    g_assert_false(task_done(task));
+}
+
+int64_t task_join(Task *task)
+{
+    int64_t result;
+
+    wait_until(task_done(task));
+    g_thread_join(task->thread);
+    result = task->result;
+    g_free(task);
+    return result;
+}
+
+int64_t task_read(Harness *h, uint64_t page)
+{
+    return atomic_load((_Atomic uint64_t *)(h->ram.host + page * PAGE));
+}
+
+int64_t task_write(Harness *h, uint64_t page)
+{
+    ram_fill(h, page, 2 * page + 1);
+    return 2 * page + 1;
+}
+
+int64_t task_pin(Harness *h, uint64_t page)
+{
+    return memswap_pin(h->engine, h->ram.host + page * PAGE, PAGE);
+}
+
+int64_t task_discard(Harness *h, uint64_t page)
+{
+    return memswap_discard(h->engine, h->ram.host + page * PAGE, PAGE);
+}
+
+int64_t task_reclaim(Harness *h, uint64_t bytes)
+{
+    return memswap_reclaim(h->engine, bytes);
+}
