@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""The engine's unit tests on the oldest kernel served, in the test guest.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import time
+import unittest
+
+from memswap_initramfs import Initramfs
+from memswap_vm import BUILD, GUEST, MIB, MemswapTest
+
+TESTS = os.path.join(BUILD, 'engine', 'tests', 'unit')
+AT_ONCE = 2     # programs, on as many processors
+DEADLINE = 600  # seconds for all of them
+
+
+def test_binaries():
+    """The programs that the engine's stand-alone build made."""
+    return sorted(path for path in glob.glob(os.path.join(TESTS, 'test-*'))
+                  if os.path.isfile(path) and os.access(path, os.X_OK))
+
+
+def libraries(program):
+    """The shared libraries that a program is loaded with."""
+    said = subprocess.run(['ldd', program], check=True, text=True,
+                          stdout=subprocess.PIPE).stdout
+    return re.findall(r'(/\S+) \(0x', said)
+
+
+@unittest.skipUnless(test_binaries(), 'the engine is not built on its own')
+class UnitTests(MemswapTest):
+    """Each test program, whole, without memswap below the guest."""
+
+    def make_initramfs(self, programs):
+        """The guest's initramfs and one more with the test programs."""
+        archive = Initramfs()
+        for program in programs:
+            archive.file(f'tests/{os.path.basename(program)}', program)
+            for library in libraries(program):
+                archive.file(library.lstrip('/'), library)
+        path = os.path.join(GUEST, f'{self.id()}.cpio.gz')
+        self.addCleanup(lambda: os.path.exists(path) and os.unlink(path))
+        archive.write(path)
+        with open(os.path.join(GUEST, 'initramfs.cpio.gz'), 'rb') as first, \
+                open(path, 'rb') as second, \
+                open(path + '.both', 'wb') as both:
+            shutil.copyfileobj(first, both)
+            shutil.copyfileobj(second, both)
+        os.replace(path + '.both', path)
+        return path
+
+    def test_on_oldest_kernel(self):
+        """Every unit test passes there."""
+        programs = test_binaries()
+        vm = self.vm(memory=1024 * MIB, smp=AT_ONCE,
+                     initrd=self.make_initramfs(programs)).start()
+        self.assertRegex(vm.agent.run('uname -r'), r'^6\.1\.')
+        names = [os.path.basename(program) for program in programs]
+        # A guest has few descriptors by default, and no time for stress.
+        before = ('ulimit -n $(ulimit -Hn); cd /tmp; '
+                  'export MEMSWAP_STRESS_SECONDS=5; exec')
+        jobs = {}
+        deadline = time.monotonic() + DEADLINE
+        while names or jobs:
+            self.assertLess(time.monotonic(), deadline,
+                            f'not done: {list(jobs)}')
+            while names and len(jobs) < AT_ONCE:
+                name = names.pop(0)
+                jobs[name] = vm.agent.start(f'{before} /tests/{name} --tap -k')
+            time.sleep(0.05)
+            for name in [n for n, job in jobs.items() if job.code is not None]:
+                self.check(name, jobs.pop(name))
+        vm.quit()
+
+    def check(self, name, job):
+        """All of a test program's tests passed."""
+        with self.subTest(program=name):
+            bad = [line for line in job.lines
+                   if not line.startswith(('ok ', '#', '1..'))]
+            self.assertEqual((job.code, bad), (0, []))
+            self.assertIn(f'1..{job.output.count("ok ")}', job.lines)
+
+
+if __name__ == '__main__':
+    unittest.main()
