@@ -21,6 +21,9 @@
 #define STALLED_BYTES (64 * 1024)
 #define STALLED_STEPS 64
 
+/* How often to look whether discards and refaults left the pool sparse. */
+#define TIDY_NS 1000000000
+
 /* What to take at once, before looking again whether it is enough. */
 #define STEP_BYTES (256 * 1024)
 
@@ -97,7 +100,11 @@ static void rest(MemswapEngine *engine, uint32_t seen, int64_t timeout)
         /* memswap_charge() looks for sleepers after it has charged */
         atomic_fetch_add(&engine->sleepers, 1);
         if (!wants_room(engine, atomic_load(&engine->reserve_low))) {
-            memswap_futex_wait(&engine->kick, seen, -1);
+            MemswapStoreStats stats;
+
+            engine->store->ops->get_stats(engine->store, &stats);
+            memswap_futex_wait(&engine->kick, seen,
+                               stats.bytes ? TIDY_NS : -1);
         }
         atomic_fetch_sub(&engine->sleepers, 1);
     } else {

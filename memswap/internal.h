@@ -139,6 +139,7 @@ struct MemswapEngine {
     /* Reclaim. */
     GMutex reclaim_lock;
     GQueue trials;                  /* of MemswapTrial, oldest first */
+    _Atomic uint32_t in_hand;       /* trials that somebody looks at now */
     unsigned int hand_slot;
     uint64_t hand_region;
     _Atomic bool store_full;        /* a put was refused, none worked since */

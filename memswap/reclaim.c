@@ -196,7 +196,8 @@ static unsigned int trial_window(MemswapEngine *engine)
 
 /*
  * Fill the queue, then take its oldest entry.  NULL if there is none; *@all
- * says whether the clock went around without finding one.
+ * says whether the clock went around without finding one, and nobody else has
+ * one in hand.
  */
 static MemswapTrial *next_trial(MemswapEngine *engine, bool *all)
 {
@@ -230,6 +231,11 @@ static MemswapTrial *next_trial(MemswapEngine *engine, bool *all)
         }
     }
     entry = g_queue_pop_head(&engine->trials);
+    if (entry) {
+        atomic_fetch_add(&engine->in_hand, 1);
+    } else if (atomic_load(&engine->in_hand)) {
+        *all = false;
+    }
     g_mutex_unlock(&engine->reclaim_lock);
     return entry;
 }
@@ -259,6 +265,7 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
         memswap_region_disown(region);
     }
     g_mutex_lock(&engine->reclaim_lock);
+    atomic_fetch_sub(&engine->in_hand, 1);
     if (more) {
         trial_queue(engine, entry, *gone > 0);
     } else {
@@ -280,6 +287,10 @@ uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size)
             break;
         }
         got += gone;
+        if (!gone && atomic_load(&engine->in_hand)) {
+            /* an evictor is at what we came for: it may leave us some */
+            g_usleep(200);
+        }
     }
     memswap_room_made(engine);
     return got;
