@@ -4,161 +4,12 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "harness.h"
-
-/* --- memory ------------------------------------------------------------ */
-
-Ram ram_new(uint64_t size, uint64_t fd_offset)
-{
-    Ram ram = { .size = size, .fd_offset = fd_offset };
-    uint8_t *space, *at;
-
-    ram.fd = memfd_create("ram", MFD_CLOEXEC);
-    g_assert_cmpint(ram.fd, >=, 0);
-    g_assert_cmpint(ftruncate(ram.fd, fd_offset + size), ==, 0);
-    space = mmap(NULL, size + MEMSWAP_REGION_SIZE, PROT_NONE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    g_assert_true(space != MAP_FAILED);
-    at = (uint8_t *)(((uintptr_t)space + MEMSWAP_REGION_SIZE - 1) &
-                     ~(MEMSWAP_REGION_SIZE - 1));
-    ram.host = mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                    ram.fd, fd_offset);
-    g_assert_true(ram.host == at);
-    if (at > space) {
-        munmap(space, at - space);
-    }
-    munmap(at + size, space + MEMSWAP_REGION_SIZE - at);
-    return ram;
-}
-
-void ram_free(Ram *ram)
-{
-    g_assert_null(ram->block);
-    munmap(ram->host, ram->size);
-    close(ram->fd);
-}
-
-void ram_add(Harness *h, Ram *ram, const char *name)
-{
-    MemswapBlockInfo info = {
-        .name = name,
-        .host = ram->host,
-        .size = ram->size,
-        .fd = ram->fd,
-        .fd_offset = ram->fd_offset,
-        .page_size = PAGE,
-    };
-    char *error = NULL;
-    int ret = memswap_block_add(h->engine, &info, &ram->block, &error);
-
-    if (ret) {
-        g_error("memswap_block_add: %d: %s", ret, error);
-    }
-}
-
-void ram_remove(Harness *h, Ram *ram)
-{
-    memswap_block_remove(h->engine, ram->block);
-    ram->block = NULL;
-}
-
-uint64_t ram_cached(const Ram *ram)
-{
-    struct stat st;
-
-    g_assert_cmpint(fstat(ram->fd, &st), ==, 0);
-    return st.st_blocks * 512ULL;
-}
-
-bool ram_mapped(const Ram *ram, uint64_t page)
-{
-    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    uintptr_t number = (uintptr_t)ram->host / PAGE + page;
-    uint64_t entry = 0;
-
-    g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(lseek(fd, number * sizeof(entry), SEEK_SET), >=, 0);
-    g_assert_cmpint(read(fd, &entry, sizeof(entry)), ==, sizeof(entry));
-    close(fd);
-    return entry >> 63;
-}
-
-MemswapState ram_state(const Ram *ram, uint64_t page)
-{
-    return memswap_word_state(memswap_word_load(&ram->block->words[page]));
-}
-
-unsigned int ram_pins(const Ram *ram, uint64_t page)
-{
-    return memswap_word_pins(memswap_word_load(&ram->block->words[page]));
-}
-
-/* --- content ----------------------------------------------------------- */
-
-void page_build(void *page, uint64_t number)
-{
-    uint64_t *words = page;
-    const unsigned int n = PAGE / sizeof(*words);
-    uint64_t x = number;
-
-    if (!(number & 1)) {
-        x = (number & UINT32_MAX) << 32 | (number & UINT32_MAX);
-    }
-    for (unsigned int i = 0; i < n; i++) {
-        words[i] = x;
-        if ((number & 1) && (!(number & 2) || i < n / 2)) {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-        }
-    }
-}
-
-/* By words, atomically: others may touch the same page. */
-void ram_fill(Harness *h, uint64_t page, uint64_t number)
-{
-    _Atomic uint64_t *to = (void *)(h->ram.host + page * PAGE);
-    uint64_t words[PAGE / sizeof(uint64_t)];
-
-    page_build(words, number);
-    for (unsigned int i = 0; i < G_N_ELEMENTS(words); i++) {
-        atomic_store_explicit(&to[i], words[i], memory_order_relaxed);
-    }
-}
-
-void ram_check(Harness *h, uint64_t page, uint64_t number)
-{
-    _Atomic uint64_t *from = (void *)(h->ram.host + page * PAGE);
-    uint64_t words[PAGE / sizeof(uint64_t)];
-
-    page_build(words, number);
-    for (unsigned int i = 0; i < G_N_ELEMENTS(words); i++) {
-        uint64_t got = atomic_load_explicit(&from[i], memory_order_relaxed);
-
-        if (got != words[i]) {
-            g_error("page %" G_GUINT64_FORMAT " at byte %zu: %016"
-                    G_GINT64_MODIFIER "x instead of %016"
-                    G_GINT64_MODIFIER "x", page, i * sizeof(uint64_t), got,
-                    words[i]);
-        }
-    }
-}
-
-void ram_touch(Harness *h, uint64_t page)
-{
-    atomic_load((_Atomic uint64_t *)(h->ram.host + page * PAGE));
-}
 
 /* --- the host ---------------------------------------------------------- */
 
@@ -308,6 +159,16 @@ Harness *harness_new(const HarnessOptions *options)
     return h;
 }
 
+Harness *harness_with_page(uint64_t size, uint64_t page)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = size, .by_hand = true,
+    });
+
+    join_by_hand(h, task_start(h, task_write, page));
+    return h;
+}
+
 void harness_free(Harness *h)
 {
     inject(NULL);
@@ -337,10 +198,13 @@ void harness_free(Harness *h)
 
 /* --- sums -------------------------------------------------------------- */
 
-void harness_stats(Harness *h, MemswapStats *stats)
+MemswapStats stats_of(Harness *h)
 {
+    MemswapStats stats;
+
     harness_settle(h);
-    memswap_get_stats(h->engine, stats);
+    memswap_get_stats(h->engine, &stats);
+    return stats;
 }
 
 static void check_block(Harness *h, MemswapBlock *block, MemswapStats *sum)
@@ -457,105 +321,4 @@ void harness_wait_fault(Harness *h)
 void harness_handle(Harness *h)
 {
     memswap_engine_handle(h->engine);
-}
-
-/* --- tasks ------------------------------------------------------------- */
-
-struct Task {
-    Harness *harness;
-    TaskFunction *function;
-    uint64_t arg;
-    GThread *thread;
-    int64_t result;
-    _Atomic pid_t tid;
-    _Atomic bool done;
-};
-
-static gpointer task_thread(gpointer opaque)
-{
-    Task *task = opaque;
-
-    atomic_store(&task->tid, syscall(SYS_gettid));
-    task->result = task->function(task->harness, task->arg);
-    atomic_store(&task->done, true);
-    return NULL;
-}
-
-Task *task_start(Harness *h, TaskFunction *function, uint64_t arg)
-{
-    Task *task = g_new0(Task, 1);
-
-    task->harness = h;
-    task->function = function;
-    task->arg = arg;
-    task->thread = g_thread_new("task", task_thread, task);
-    return task;
-}
-
-bool task_done(Task *task)
-{
-    return atomic_load(&task->done);
-}
-
-static bool asleep(pid_t tid)
-{
-    g_autofree char *path = g_strdup_printf("/proc/self/task/%d/stat", tid);
-    g_autofree char *stat = NULL;
-    const char *state;
-
-    if (!g_file_get_contents(path, &stat, NULL, NULL)) {
-        return true;
-    }
-    state = strrchr(stat, ')');
-    return state && (state[2] == 'S' || state[2] == 'D');
-}
-
-void task_wait_asleep(Task *task)
-{
-    wait_until(task_done(task) ||
-               (atomic_load(&task->tid) && asleep(atomic_load(&task->tid))));
-}
-
-void task_check_waits(Task *task)
-{
-    task_wait_asleep(task);
-    g_usleep(NOT_YET_US);
-    g_assert_false(task_done(task));
-}
-
-int64_t task_join(Task *task)
-{
-    int64_t result;
-
-    wait_until(task_done(task));
-    g_thread_join(task->thread);
-    result = task->result;
-    g_free(task);
-    return result;
-}
-
-int64_t task_read(Harness *h, uint64_t page)
-{
-    return atomic_load((_Atomic uint64_t *)(h->ram.host + page * PAGE));
-}
-
-int64_t task_write(Harness *h, uint64_t page)
-{
-    ram_fill(h, page, 2 * page + 1);
-    return 2 * page + 1;
-}
-
-int64_t task_pin(Harness *h, uint64_t page)
-{
-    return memswap_pin(h->engine, h->ram.host + page * PAGE, PAGE);
-}
-
-int64_t task_discard(Harness *h, uint64_t page)
-{
-    return memswap_discard(h->engine, h->ram.host + page * PAGE, PAGE);
-}
-
-int64_t task_reclaim(Harness *h, uint64_t bytes)
-{
-    return memswap_reclaim(h->engine, bytes);
 }

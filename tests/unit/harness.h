@@ -76,6 +76,8 @@ typedef struct Harness {
 } Harness;
 
 Harness *harness_new(const HarnessOptions *options);
+/* By hand, with one page written to, by task_write(). */
+Harness *harness_with_page(uint64_t size, uint64_t page);
 /* Checks the sums first; frees everything. */
 void harness_free(Harness *h);
 
@@ -104,6 +106,9 @@ void ram_fill(Harness *h, uint64_t page, uint64_t number);
 void ram_check(Harness *h, uint64_t page, uint64_t number);
 /* Only touch it. */
 void ram_touch(Harness *h, uint64_t page);
+/* Runs of pages, each with the odd number that is its own; then settle. */
+void write_pages(Harness *h, uint64_t first, uint64_t n);
+void check_pages(Harness *h, uint64_t first, uint64_t n);
 
 /* Wait until the harness's thread has nothing to do. */
 void harness_settle(Harness *h);
@@ -112,7 +117,7 @@ void harness_settle(Harness *h);
  * and nothing is pinned or in transition but what the test says.
  */
 void harness_check(Harness *h);
-void harness_stats(Harness *h, MemswapStats *stats);
+MemswapStats stats_of(Harness *h);
 void harness_set_limit(Harness *h, uint64_t limit, uint64_t pool_limit);
 void harness_tick(Harness *h, int64_t ns);
 unsigned int harness_events(Harness *h, MemswapEvent event);
@@ -132,6 +137,8 @@ bool task_done(Task *task);
 void task_check_waits(Task *task);
 /* What the function returned; fails if it takes too long. */
 int64_t task_join(Task *task);
+/* The same, while faults are resolved in this thread. */
+int64_t join_by_hand(Harness *h, Task *task);
 
 /* Functions for tasks; @arg is a page. */
 int64_t task_read(Harness *h, uint64_t page);       /* the page's number */

@@ -15,14 +15,6 @@
 
 #define GIB (1024 * MIB)
 
-static MemswapStats stats_of(Harness *h)
-{
-    MemswapStats stats;
-
-    harness_stats(h, &stats);
-    return stats;
-}
-
 static MemswapBlockInfo info_of(const Ram *ram)
 {
     return (MemswapBlockInfo) {
@@ -271,10 +263,7 @@ static void test_remove(void)
     stats = stats_of(h);
     g_assert_cmpuint(stats.managed, ==, 4 * MIB);
     harness_check(h);
-    for (uint64_t page = 0; page < 1024; page++) {
-        ram_check(h, page, 2 * page + 1);
-    }
-    harness_settle(h);
+    check_pages(h, 0, 1024);
     ram_remove(h, &h->ram);
     stats = stats_of(h);
     g_assert_cmpuint(stats.managed, ==, 0);
@@ -299,10 +288,7 @@ static void test_free(void)
     Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
 
     h->store->freed = &freed;
-    for (uint64_t page = 0; page < 300; page++) {
-        ram_fill(h, page, 2 * page + 1);
-    }
-    harness_settle(h);
+    write_pages(h, 0, 300);
     memswap_reclaim(h->engine, 200 * PAGE);
     g_assert_cmpint(task_pin(h, 299), ==, 0);
     memswap_unpin(h->engine, h->ram.host + 299 * PAGE, PAGE);

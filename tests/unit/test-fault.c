@@ -8,14 +8,7 @@
 #include <unistd.h>
 
 #include "harness.h"
-
-static MemswapStats stats_of(Harness *h)
-{
-    MemswapStats stats;
-
-    harness_stats(h, &stats);
-    return stats;
-}
+#include "meeting.h"
 
 static uint64_t all_faults(const MemswapStats *stats)
 {
@@ -260,67 +253,6 @@ static void test_stale(void)
 
 /* --- faults that meet somebody else's transition ----------------------- */
 
-typedef struct Meeting {
-    Harness *h;
-    uint64_t page;
-    InjectCall at;
-    bool after;
-    TaskFunction *function;
-    Task *task;
-    unsigned int met;
-} Meeting;
-
-/* In the middle of the engine's work on it, somebody touches the page. */
-static void meet(Meeting *meeting)
-{
-    if (meeting->met++) {
-        return;
-    }
-    meeting->task = task_start(meeting->h, meeting->function, meeting->page);
-    harness_wait_fault(meeting->h);
-    harness_handle(meeting->h);
-    task_check_waits(meeting->task);
-}
-
-static int meet_before(void *opaque, InjectCall call, uint64_t where,
-                       size_t *size)
-{
-    Meeting *meeting = opaque;
-
-    if (call == meeting->at && !meeting->after) {
-        meet(meeting);
-    }
-    return 0;
-}
-
-static void meet_after(void *opaque, InjectCall call, uint64_t where,
-                       size_t size, int error)
-{
-    Meeting *meeting = opaque;
-
-    if (call == meeting->at && meeting->after) {
-        meet(meeting);
-    }
-}
-
-static void meet_put(FakeStore *store, void *opaque)
-{
-    meet(opaque);
-}
-
-static Harness *harness_with_page(uint64_t page)
-{
-    Harness *h = harness_new(&(HarnessOptions) {
-        .size = 2 * MIB, .by_hand = true,
-    });
-    Task *task = task_start(h, task_write, page);
-
-    harness_wait_fault(h);
-    harness_handle(h);
-    task_join(task);
-    return h;
-}
-
 /* After the meeting the access goes on with a fault of its own. */
 static int64_t meeting_end(Meeting *meeting)
 {
@@ -334,17 +266,17 @@ static int64_t meeting_end(Meeting *meeting)
 /* Wanted before it is punched: given back, whatever was done already. */
 static void evicting_wanted(InjectCall at, bool in_put, unsigned int puts)
 {
-    Harness *h = harness_with_page(8);
+    Harness *h = harness_with_page(2 * MIB, 8);
     Meeting meeting = {
-        .h = h, .page = 8, .at = at, .function = task_read,
+        .h = h, .page = 8, .at = at, .function = task_read, .faults = true,
     };
-    InjectHooks hooks = { .before = meet_before, .opaque = &meeting };
+    InjectHooks hooks = MEETING_HOOKS(&meeting);
     MemswapStats stats;
     uint64_t gone;
 
     if (in_put) {
         h->store->opaque = &meeting;
-        h->store->before_put = meet_put;
+        h->store->before_put = meeting_in_store;
     } else {
         inject(&hooks);
     }
@@ -382,14 +314,12 @@ static void test_evicting_wanted_in_put(void)
 /* Wanted when the punch is under way: stored, and fetched again. */
 static void evicting_too_late(bool after)
 {
-    Harness *h = harness_with_page(8);
+    Harness *h = harness_with_page(2 * MIB, 8);
     Meeting meeting = {
         .h = h, .page = 8, .at = INJECT_PUNCH, .after = after,
-        .function = task_read,
+        .function = task_read, .faults = true,
     };
-    InjectHooks hooks = {
-        .before = meet_before, .after = meet_after, .opaque = &meeting,
-    };
+    InjectHooks hooks = MEETING_HOOKS(&meeting);
     MemswapStats stats;
 
     inject(&hooks);
@@ -420,11 +350,12 @@ static void test_evicting_after_punch(void)
 /* The page is being fetched for somebody else already. */
 static void filling(InjectCall at, uint64_t page, unsigned int gets)
 {
-    Harness *h = harness_with_page(9);
+    Harness *h = harness_with_page(2 * MIB, 9);
     Meeting meeting = {
         .h = h, .page = page, .at = at, .function = task_read,
+        .faults = true,
     };
-    InjectHooks hooks = { .before = meet_before, .opaque = &meeting };
+    InjectHooks hooks = MEETING_HOOKS(&meeting);
     MemswapStats stats;
     Task *first;
 
@@ -457,13 +388,13 @@ static void test_filling_absent(void)
 
 static void test_discarding(void)
 {
-    Harness *h = harness_with_page(9);
+    Harness *h = harness_with_page(2 * MIB, 9);
     /* it is mapped, so that only after the punch somebody can fault */
     Meeting meeting = {
         .h = h, .page = 9, .at = INJECT_PUNCH, .after = true,
-        .function = task_read,
+        .function = task_read, .faults = true,
     };
-    InjectHooks hooks = { .after = meet_after, .opaque = &meeting };
+    InjectHooks hooks = MEETING_HOOKS(&meeting);
 
     inject(&hooks);
     g_assert_cmpint(task_discard(h, 9), ==, 0);
@@ -479,7 +410,7 @@ static void test_discarding(void)
 
 static void test_lost(void)
 {
-    Harness *h = harness_with_page(11);
+    Harness *h = harness_with_page(2 * MIB, 11);
     MemswapStats stats;
     Task *reader, *writer, *pinner;
 
@@ -527,7 +458,7 @@ static void test_lost(void)
 /* The one that found the damage is let go, too, with nobody else about. */
 static void test_lost_alone(void)
 {
-    Harness *h = harness_with_page(11);
+    Harness *h = harness_with_page(2 * MIB, 11);
     Task *reader;
 
     g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
@@ -547,7 +478,7 @@ static void test_lost_alone(void)
 /* A pin of a range with a lost page leaves nothing pinned. */
 static void test_lost_in_range(void)
 {
-    Harness *h = harness_with_page(11);
+    Harness *h = harness_with_page(2 * MIB, 11);
 
     g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
     atomic_store(&h->store->get_error, -EBADMSG);

@@ -14,30 +14,6 @@
 
 #define LIMIT_PAGES (MEMSWAP_MIN_LIMIT / PAGE)
 
-static MemswapStats stats_of(Harness *h)
-{
-    MemswapStats stats;
-
-    harness_stats(h, &stats);
-    return stats;
-}
-
-static void write_pages(Harness *h, uint64_t first, uint64_t n)
-{
-    for (uint64_t page = first; page < first + n; page++) {
-        ram_fill(h, page, 2 * page + 1);
-    }
-    harness_settle(h);
-}
-
-static void check_pages(Harness *h, uint64_t first, uint64_t n)
-{
-    for (uint64_t page = first; page < first + n; page++) {
-        ram_check(h, page, 2 * page + 1);
-    }
-    harness_settle(h);
-}
-
 /* All that may be resident is, and the store takes nothing. */
 static Harness *harness_held(const HarnessOptions *options)
 {
@@ -405,56 +381,6 @@ static void test_refused_at_start(void)
                     ==, -EINVAL);
 }
 
-/* --- in the background ------------------------------------------------- */
-
-static void test_reserve(void)
-{
-    Harness *h = harness_new(&(HarnessOptions) {
-        .size = 32 * MIB, .limit = 8 * MIB, .evictors = 2,
-        .reserve_low = MIB, .reserve_high = 2 * MIB,
-    });
-    MemswapStats stats;
-
-    for (uint64_t page = 0; page < 32 * MIB / PAGE; page++) {
-        ram_fill(h, page, page & 7 ? 2 * page : 2 * page + 1);
-        g_assert_cmpuint(atomic_load(&h->engine->charged), <=, 8 * MIB);
-    }
-    wait_until(atomic_load(&h->engine->charged) <= 7 * MIB &&
-               atomic_load(&h->engine->sleepers) == 2);
-    stats = stats_of(h);
-    g_assert_cmpuint(stats.peak_resident, <=, 8 * MIB);
-    g_assert_cmpuint(stats.overshoots, ==, 0);
-    g_assert_cmpuint(stats.resident, >=, 5 * MIB);
-    for (uint64_t page = 0; page < 32 * MIB / PAGE; page++) {
-        ram_check(h, page, page & 7 ? 2 * page : 2 * page + 1);
-    }
-    wait_until(atomic_load(&h->engine->charged) <= 7 * MIB &&
-               atomic_load(&h->engine->sleepers) == 2);
-    harness_free(h);
-}
-
-/* Background reclaim asleep: nothing is tried, nothing taken. */
-static void test_no_pressure(void)
-{
-    Harness *h = harness_new(&(HarnessOptions) {
-        .size = 8 * MIB, .limit = 8 * MIB, .evictors = 1,
-        .reserve_low = MIB, .reserve_high = 2 * MIB,
-    });
-    MemswapStats stats;
-
-    write_pages(h, 0, 7 * MIB / PAGE);
-    g_usleep(100000);
-    stats = stats_of(h);
-    g_assert_cmpuint(stats.trials, ==, 0);
-    g_assert_cmpuint(stats.evictions, ==, 0);
-    write_pages(h, 7 * MIB / PAGE, 1);
-    wait_until(atomic_load(&h->engine->sleepers) == 1 &&
-               atomic_load(&h->engine->charged) <= 6 * MIB);
-    stats = stats_of(h);
-    g_assert_cmpuint(stats.evictions, ==, MIB / PAGE + 1);
-    harness_free(h);
-}
-
 /* --- the store is full ------------------------------------------------- */
 
 #define STORE_PAGES 100
@@ -571,8 +497,6 @@ int main(int argc, char **argv)
                     test_lowered_in_background);
     g_test_add_func("/limit/refused", test_refused);
     g_test_add_func("/limit/refused/at-start", test_refused_at_start);
-    g_test_add_func("/limit/reserve", test_reserve);
-    g_test_add_func("/limit/no-pressure", test_no_pressure);
     g_test_add_func("/limit/full/hold", test_full_hold);
     g_test_add_func("/limit/full/overshoot", test_full_overshoot);
     g_test_add_func("/limit/full/again", test_full_again);

@@ -11,14 +11,7 @@
 #include <unistd.h>
 
 #include "harness.h"
-
-static MemswapStats stats_of(Harness *h)
-{
-    MemswapStats stats;
-
-    harness_stats(h, &stats);
-    return stats;
-}
+#include "meeting.h"
 
 static void pin(Harness *h, uint64_t first, uint64_t n)
 {
@@ -29,20 +22,6 @@ static void pin(Harness *h, uint64_t first, uint64_t n)
 static void unpin(Harness *h, uint64_t first, uint64_t n)
 {
     memswap_unpin(h->engine, h->ram.host + first * PAGE, n * PAGE);
-}
-
-static void write_pages(Harness *h, uint64_t first, uint64_t n)
-{
-    for (uint64_t page = first; page < first + n; page++) {
-        ram_fill(h, page, 2 * page + 1);
-    }
-    harness_settle(h);
-}
-
-static int64_t join_by_hand(Harness *h, Task *task)
-{
-    wait_until((harness_handle(h), task_done(task)));
-    return task_join(task);
 }
 
 /* --- counts ------------------------------------------------------------ */
@@ -303,48 +282,6 @@ static void test_stays(void)
 
 /* --- against others ---------------------------------------------------- */
 
-typedef struct Meeting {
-    Harness *h;
-    uint64_t page;
-    InjectCall at;
-    bool after;
-    Task *task;
-} Meeting;
-
-static void meet(Meeting *meeting)
-{
-    if (!meeting->task) {
-        meeting->task = task_start(meeting->h, task_pin, meeting->page);
-        task_check_waits(meeting->task);
-    }
-}
-
-static void meet_in_store(FakeStore *store, void *opaque)
-{
-    meet(opaque);
-}
-
-static int meet_before(void *opaque, InjectCall call, uint64_t where,
-                       size_t *size)
-{
-    Meeting *meeting = opaque;
-
-    if (call == meeting->at && !meeting->after) {
-        meet(meeting);
-    }
-    return 0;
-}
-
-static void meet_after(void *opaque, InjectCall call, uint64_t where,
-                       size_t size, int error)
-{
-    Meeting *meeting = opaque;
-
-    if (call == meeting->at && meeting->after) {
-        meet(meeting);
-    }
-}
-
 static void end_pinned(Harness *h, Meeting *meeting, uint64_t number)
 {
     inject(NULL);
@@ -361,25 +298,15 @@ static void end_pinned(Harness *h, Meeting *meeting, uint64_t number)
     harness_free(h);
 }
 
-static Harness *harness_with_page(uint64_t page)
-{
-    Harness *h = harness_new(&(HarnessOptions) {
-        .size = 2 * MIB, .by_hand = true,
-    });
-
-    join_by_hand(h, task_start(h, task_write, page));
-    return h;
-}
-
 /* A pin calls an eviction off, or has it undone. */
 static void test_evicting(void)
 {
-    Harness *h = harness_with_page(5);
-    Meeting meeting = { .h = h, .page = 5 };
+    Harness *h = harness_with_page(2 * MIB, 5);
+    Meeting meeting = { .h = h, .page = 5, .function = task_pin };
     uint64_t gone;
 
     h->store->opaque = &meeting;
-    h->store->before_put = meet_in_store;
+    h->store->before_put = meeting_in_store;
     memswap_reclaim_step(h->engine, PAGE, false, &gone);
     g_assert_cmpuint(gone, ==, 0);
     g_assert_cmpuint(stats_of(h).given_back, ==, 1);
@@ -389,11 +316,12 @@ static void test_evicting(void)
 
 static void against(InjectCall at, bool after)
 {
-    Harness *h = harness_with_page(5);
-    Meeting meeting = { .h = h, .page = 5, .at = at, .after = after };
-    InjectHooks hooks = {
-        .before = meet_before, .after = meet_after, .opaque = &meeting,
+    Harness *h = harness_with_page(2 * MIB, 5);
+    Meeting meeting = {
+        .h = h, .page = 5, .function = task_pin,
+        .at = at, .after = after,
     };
+    InjectHooks hooks = MEETING_HOOKS(&meeting);
     uint64_t gone;
 
     inject(&hooks);
@@ -418,9 +346,12 @@ static void test_zap_under_way(void)
 /* Another's fill is waited for. */
 static void test_filling(void)
 {
-    Harness *h = harness_with_page(5);
-    Meeting meeting = { .h = h, .page = 5, .at = INJECT_COPY };
-    InjectHooks hooks = { .before = meet_before, .opaque = &meeting };
+    Harness *h = harness_with_page(2 * MIB, 5);
+    Meeting meeting = {
+        .h = h, .page = 5, .function = task_pin,
+        .at = INJECT_COPY,
+    };
+    InjectHooks hooks = MEETING_HOOKS(&meeting);
     MemswapFaultKind kind;
 
     memswap_reclaim(h->engine, PAGE);
@@ -432,9 +363,12 @@ static void test_filling(void)
 
 static void test_discarding(void)
 {
-    Harness *h = harness_with_page(5);
-    Meeting meeting = { .h = h, .page = 5, .at = INJECT_PUNCH };
-    InjectHooks hooks = { .before = meet_before, .opaque = &meeting };
+    Harness *h = harness_with_page(2 * MIB, 5);
+    Meeting meeting = {
+        .h = h, .page = 5, .function = task_pin,
+        .at = INJECT_PUNCH,
+    };
+    InjectHooks hooks = MEETING_HOOKS(&meeting);
 
     inject(&hooks);
     g_assert_cmpint(task_discard(h, 5), ==, 0);

@@ -16,35 +16,11 @@
 /* The lowest limit there is. */
 #define LIMIT_PAGES (MEMSWAP_MIN_LIMIT / PAGE)
 
-static MemswapStats stats_of(Harness *h)
-{
-    MemswapStats stats;
-
-    harness_stats(h, &stats);
-    return stats;
-}
-
 static Harness *harness_at_limit(uint64_t size)
 {
     return harness_new(&(HarnessOptions) {
         .size = size, .limit = MEMSWAP_MIN_LIMIT,
     });
-}
-
-static void write_pages(Harness *h, uint64_t first, uint64_t n)
-{
-    for (uint64_t page = first; page < first + n; page++) {
-        ram_fill(h, page, 2 * page + 1);
-    }
-    harness_settle(h);
-}
-
-static void check_pages(Harness *h, uint64_t first, uint64_t n)
-{
-    for (uint64_t page = first; page < first + n; page++) {
-        ram_check(h, page, 2 * page + 1);
-    }
-    harness_settle(h);
 }
 
 /* Up to the limit nothing leaves; each page more takes one out. */

@@ -8,14 +8,6 @@
 
 #include "harness.h"
 
-static MemswapStats stats_of(Harness *h)
-{
-    MemswapStats stats;
-
-    harness_stats(h, &stats);
-    return stats;
-}
-
 static uint64_t sum(const uint64_t latency[MEMSWAP_LATENCY_BUCKETS])
 {
     uint64_t n = 0;

@@ -332,7 +332,7 @@ static void stress(const HarnessOptions *options, bool kernel_faults)
         g_rand_free(workers[i].rand);
         close(workers[i].file);
     }
-    harness_stats(h, &stats);
+    stats = stats_of(h);
     g_test_message("%" G_GUINT64_FORMAT " pages read and right, %"
                    G_GUINT64_FORMAT " written, %" G_GUINT64_FORMAT
                    " discarded, %" G_GUINT64_FORMAT " pinned, %"
@@ -359,7 +359,7 @@ static void stress(const HarnessOptions *options, bool kernel_faults)
     check_all(&stress);
     harness_check(h);
     g_assert_cmpint(memswap_discard(h->engine, h->ram.host, RAM_SIZE), ==, 0);
-    harness_stats(h, &stats);
+    stats = stats_of(h);
     g_assert_cmpuint(stats.untouched, ==, RAM_SIZE);
     g_assert_cmpuint(stats.pool_live_bytes, ==, 0);
     g_assert_cmpuint(ram_cached(&h->ram), ==, 0);

@@ -1,5 +1,5 @@
 /*
- * Tests of what is known to lose data, one for each rule that prevents it
+ * Tests of what is known to lose data: steps done in another order
  *
  * Above each test stands the rule; with the rule taken out of the engine, the
  * test fails.
@@ -7,351 +7,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
-#include "harness.h"
-
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-
-static MemswapStats stats_of(Harness *h)
-{
-    MemswapStats stats;
-
-    harness_stats(h, &stats);
-    return stats;
-}
-
-static void write_pages(Harness *h, uint64_t first, uint64_t n)
-{
-    for (uint64_t page = first; page < first + n; page++) {
-        ram_fill(h, page, 2 * page + 1);
-    }
-    harness_settle(h);
-}
-
-static void check_pages(Harness *h, uint64_t first, uint64_t n)
-{
-    for (uint64_t page = first; page < first + n; page++) {
-        ram_check(h, page, 2 * page + 1);
-    }
-    harness_settle(h);
-}
-
-static int64_t join_by_hand(Harness *h, Task *task)
-{
-    wait_until((harness_handle(h), task_done(task)));
-    return task_join(task);
-}
-
-static Harness *harness_with_page(uint64_t page)
-{
-    Harness *h = harness_new(&(HarnessOptions) {
-        .size = 2 * MIB, .by_hand = true,
-    });
-
-    join_by_hand(h, task_start(h, task_write, page));
-    return h;
-}
-
-/* A number of kB from the mapping's entry in smaps; -1 if there is none. */
-static int smaps(const Ram *ram, const char *name)
-{
-    g_autofree char *start = g_strdup_printf("%" PRIxPTR "-",
-                                             (uintptr_t)ram->host);
-    g_autofree char *all = NULL;
-    const char *at;
-    int kb = -1;
-
-    g_assert_true(g_file_get_contents("/proc/self/smaps", &all, NULL, NULL));
-    at = strstr(all, start);
-    at = at ? strstr(at, name) : NULL;
-    if (at) {
-        sscanf(at + strlen(name), "%d", &kb);
-    }
-    return kb;
-}
-
-/*
- * RAM of two regions, all written to, the first of which is a huge page in
- * the page cache; managed from then on.  NULL where the kernel can't.
- */
-static Harness *harness_huge(void)
-{
-    Harness *h = harness_new(&(HarnessOptions) { .limit = 8 * MIB });
-
-    h->ram = ram_new(4 * MIB, 0);
-    write_pages(h, 0, 1024);
-    if (madvise(h->ram.host, MEMSWAP_REGION_SIZE, MADV_COLLAPSE) ||
-        smaps(&h->ram, "ShmemPmdMapped:") != 2048) {
-        g_test_skip("this kernel makes no huge pages of shared memory");
-        harness_free(h);
-        return NULL;
-    }
-    return h;
-}
-
-/* A pipe that holds a reference to a page. */
-typedef struct Reference {
-    int pipe[2];
-} Reference;
-
-static void reference(Reference *ref, Harness *h, uint64_t page)
-{
-    struct iovec part = {
-        .iov_base = h->ram.host + page * PAGE, .iov_len = PAGE,
-    };
-
-    g_assert_cmpint(pipe2(ref->pipe, O_CLOEXEC), ==, 0);
-    g_assert_cmpint(vmsplice(ref->pipe[1], &part, 1, 0), ==, PAGE);
-}
-
-static void unreference(Reference *ref)
-{
-    close(ref->pipe[0]);
-    close(ref->pipe[1]);
-}
-
-/* --- large folios ------------------------------------------------------ */
-
-/*
- * Rule: after a punch, look at what is left; a part of a huge page that is
- * zeroed but not gone gets its content back and counts as resident.
- */
-static void test_huge_evict(void)
-{
-    Harness *h = harness_huge();
-    Reference ref;
-    uint64_t got;
-
-    if (!h) {
-        return;
-    }
-    reference(&ref, h, 100);
-    ram_add(h, &h->ram, "ram");
-    got = memswap_reclaim(h->engine, 4 * MIB);
-    harness_check(h);
-    g_assert_cmpuint(got, ==, 4 * MIB - ram_cached(&h->ram));
-    g_assert_cmpuint(got, ==, 2 * MIB);
-    g_assert_cmpuint(stats_of(h).given_back, >=, 512);
-    check_pages(h, 0, 1024);
-
-    unreference(&ref);
-    g_assert_cmpuint(memswap_reclaim(h->engine, 4 * MIB), ==, 4 * MIB);
-    g_assert_cmpuint(ram_cached(&h->ram), ==, 0);
-    check_pages(h, 0, 1024);
-    harness_free(h);
-}
-
-/*
- * Rule: the same for a discard: what is left is zero, and still resident.
- */
-static void test_huge_discard(void)
-{
-    Harness *h = harness_huge();
-    Reference ref;
-
-    if (!h) {
-        return;
-    }
-    reference(&ref, h, 100);
-    ram_add(h, &h->ram, "ram");
-    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + 50 * PAGE,
-                                    100 * PAGE), ==, 0);
-    harness_check(h);
-    for (uint64_t page = 50; page < 150; page++) {
-        ram_check(h, page, 0);
-    }
-    check_pages(h, 0, 50);
-    check_pages(h, 150, 1024 - 150);
-    unreference(&ref);
-    memswap_reclaim(h->engine, 4 * MIB);
-    harness_check(h);
-    for (uint64_t page = 50; page < 150; page++) {
-        ram_check(h, page, 0);
-    }
-    harness_free(h);
-}
-
-/* The reference is there for moments only, as by somebody who preads. */
-typedef struct Neighbour {
-    Harness *h;
-    _Atomic bool stop;
-} Neighbour;
-
-static gpointer neighbour(gpointer opaque)
-{
-    Neighbour *n = opaque;
-    char page[PAGE];
-
-    while (!atomic_load(&n->stop)) {
-        if (pread(n->h->ram.fd, page, PAGE, 300 * PAGE) != PAGE) {
-            break;
-        }
-    }
-    return NULL;
-}
-
-static void test_huge_neighbour(void)
-{
-    for (unsigned int round = 0; round < 4; round++) {
-        Harness *h = harness_huge();
-        Neighbour n = { .h = h };
-        GThread *thread;
-
-        if (!h) {
-            return;
-        }
-        ram_add(h, &h->ram, "ram");
-        thread = g_thread_new("neighbour", neighbour, &n);
-        for (unsigned int i = 0; i < 4; i++) {
-            memswap_reclaim(h->engine, 700 * PAGE);
-            check_pages(h, 0, 1024);
-        }
-        atomic_store(&n.stop, true);
-        g_thread_join(thread);
-        harness_free(h);
-    }
-}
-
-/*
- * Rule: managed memory can't be collapsed, which would map 512 pages whatever
- * their words say.
- */
-static void test_no_collapse(void)
-{
-    Harness *h = harness_huge();
-    Ram *ram;
-
-    if (!h) {
-        return;
-    }
-    ram = &h->ram;
-    ram_add(h, ram, "ram");
-    g_assert_cmpuint(memswap_reclaim(h->engine, 4 * MIB), ==, 4 * MIB);
-    check_pages(h, 0, 1024);
-    g_assert_cmpint(madvise(ram->host + 2 * MIB, 2 * MIB, MADV_COLLAPSE), ==,
-                    -1);
-    g_assert_cmpint(errno, ==, EINVAL);
-    g_assert_cmpint(smaps(ram, "ShmemPmdMapped:"), ==, 0);
-    harness_free(h);
-}
-
-/* --- a page that is there already -------------------------------------- */
-
-typedef void Stranger(Harness *h, uint64_t page);
-
-static void stranger_pwrite(Harness *h, uint64_t page)
-{
-    uint64_t data[PAGE / sizeof(uint64_t)];
-
-    page_build(data, 4711);
-    g_assert_cmpint(pwrite(h->ram.fd, data, PAGE, page * PAGE), ==, PAGE);
-}
-
-/* Only reading makes a page of zeroes. */
-static void stranger_map(Harness *h, uint64_t page)
-{
-    _Atomic uint64_t *other = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
-                                   MAP_SHARED, h->ram.fd, page * PAGE);
-
-    g_assert_true(other != MAP_FAILED);
-    g_assert_cmpuint(atomic_load(other), ==, 0);
-    munmap((void *)other, PAGE);
-}
-
-/*
- * Rule: EEXIST from a COPY says nothing of the content: write it, then map.
- */
-static void exists(Stranger *stranger, uint64_t number)
-{
-    Harness *h = harness_new(&(HarnessOptions) { .size = 2 * MIB });
-
-    ram_fill(h, 7, number);
-    harness_settle(h);
-    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
-    stranger(h, 7);
-    ram_check(h, 7, number);
-    harness_check(h);
-    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
-    stranger(h, 7);
-    g_assert_cmpint(task_pin(h, 7), ==, 0);
-    ram_check(h, 7, number);
-    memswap_unpin(h->engine, h->ram.host + 7 * PAGE, PAGE);
-    harness_free(h);
-}
-
-static void test_exists_stored(void)
-{
-    exists(stranger_pwrite, 15);
-    exists(stranger_map, 15);
-}
-
-static void test_exists_same(void)
-{
-    exists(stranger_pwrite, 16);
-    exists(stranger_map, 16);
-}
-
-/* Rule: from ABSENT what is there is right. */
-static void test_exists_absent(void)
-{
-    Harness *h = harness_new(&(HarnessOptions) { .size = 2 * MIB });
-
-    stranger_pwrite(h, 3);
-    ram_check(h, 3, 4711);
-    stranger_map(h, 4);
-    ram_check(h, 4, 0);
-    harness_check(h);
-    harness_free(h);
-}
+#include "meeting.h"
 
 /* --- words and deeds --------------------------------------------------- */
-
-/* Something done once, when the engine comes to a call. */
-typedef struct Once {
-    Harness *h;
-    InjectCall at;
-    bool after;
-    void (*act)(struct Once *once);
-    bool done;
-    Task *task;
-    uint64_t number;
-} Once;
-
-static int once_before(void *opaque, InjectCall call, uint64_t where,
-                       size_t *size)
-{
-    Once *once = opaque;
-
-    if (call == once->at && !once->after && !once->done) {
-        once->done = true;
-        once->act(once);
-    }
-    return 0;
-}
-
-static void once_after(void *opaque, InjectCall call, uint64_t where,
-                       size_t size, int error)
-{
-    Once *once = opaque;
-
-    if (call == once->at && once->after && !once->done) {
-        once->done = true;
-        once->act(once);
-    }
-}
-
-#define ONCE_HOOKS(once) \
-    { .before = once_before, .after = once_after, .opaque = once }
 
 static void touch_waits(Once *once)
 {
@@ -367,7 +25,7 @@ static void touch_waits(Once *once)
  */
 static void test_discard_order(void)
 {
-    Harness *h = harness_with_page(5);
+    Harness *h = harness_with_page(2 * MIB, 5);
     Once once = { .h = h, .at = INJECT_PUNCH, .act = touch_waits };
     InjectHooks hooks = ONCE_HOOKS(&once);
 
@@ -483,7 +141,7 @@ static void reclaim_nothing(Once *once)
 /* Rule: a region has one owner.  No trial begins while it is discarded. */
 static void test_region_owner(void)
 {
-    Harness *h = harness_with_page(5);
+    Harness *h = harness_with_page(2 * MIB, 5);
     Once once = {
         .h = h, .at = INJECT_PUNCH, .act = reclaim_nothing, .number = 1,
     };
@@ -500,6 +158,20 @@ static void test_region_owner(void)
     harness_free(h);
 }
 
+/* Evict page 5, and on the way do something.  All by hand. */
+static Harness *harness_evict(InjectCall at, void (*act)(Once *once))
+{
+    Harness *h = harness_with_page(2 * MIB, 5);
+    Once once = { .h = h, .at = at, .act = act };
+    InjectHooks hooks = ONCE_HOOKS(&once);
+
+    inject(&hooks);
+    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
+    inject(NULL);
+    g_assert_true(once.done);
+    return h;
+}
+
 static void write_while_mapped(Once *once)
 {
     g_assert_true(ram_mapped(&once->h->ram, 5));
@@ -512,14 +184,8 @@ static void write_while_mapped(Once *once)
  */
 static void test_evict_order(void)
 {
-    Harness *h = harness_with_page(5);
-    Once once = { .h = h, .at = INJECT_ZAP, .act = write_while_mapped };
-    InjectHooks hooks = ONCE_HOOKS(&once);
+    Harness *h = harness_evict(INJECT_ZAP, write_while_mapped);
 
-    inject(&hooks);
-    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
-    inject(NULL);
-    g_assert_true(once.done);
     g_assert_cmpint(join_by_hand(h, task_start(h, task_read, 5)), ==, 999);
     ram_check(h, 5, 999);
     harness_check(h);
@@ -535,14 +201,8 @@ static void not_mapped(Once *once)
 /* Rule: nobody can write to a page while it is read for the store. */
 static void test_evict_unmapped(void)
 {
-    Harness *h = harness_with_page(5);
-    Once once = { .h = h, .at = INJECT_READ, .act = not_mapped };
-    InjectHooks hooks = ONCE_HOOKS(&once);
+    Harness *h = harness_evict(INJECT_READ, not_mapped);
 
-    inject(&hooks);
-    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
-    inject(NULL);
-    g_assert_true(once.done);
     harness_check(h);
     harness_free(h);
 }
@@ -556,14 +216,8 @@ static void stored_already(Once *once)
 /* Rule: the copy is complete before the punch ... */
 static void test_copy_before_punch(void)
 {
-    Harness *h = harness_with_page(5);
-    Once once = { .h = h, .at = INJECT_PUNCH, .act = stored_already };
-    InjectHooks hooks = ONCE_HOOKS(&once);
+    Harness *h = harness_evict(INJECT_PUNCH, stored_already);
 
-    inject(&hooks);
-    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
-    inject(NULL);
-    g_assert_true(once.done);
     harness_check(h);
     harness_free(h);
 }
@@ -579,7 +233,7 @@ static void in_place(FakeStore *store, void *opaque)
 /* ... and dropped only when the page is in place. */
 static void test_drop_after_fill(void)
 {
-    Harness *h = harness_with_page(5);
+    Harness *h = harness_with_page(2 * MIB, 5);
     Once once = { .h = h };
     Task *task;
 
@@ -609,7 +263,7 @@ static void reclaim_while_filling(Once *once)
  */
 static void fill_order(InjectCall at, bool evict)
 {
-    Harness *h = harness_with_page(5);
+    Harness *h = harness_with_page(2 * MIB, 5);
     Once once = { .h = h, .at = at, .act = reclaim_while_filling };
     InjectHooks hooks = ONCE_HOOKS(&once);
     MemswapFaultKind kind;
@@ -775,13 +429,6 @@ static void test_compaction(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/hazards/huge/evict", test_huge_evict);
-    g_test_add_func("/hazards/huge/discard", test_huge_discard);
-    g_test_add_func("/hazards/huge/neighbour", test_huge_neighbour);
-    g_test_add_func("/hazards/huge/no-collapse", test_no_collapse);
-    g_test_add_func("/hazards/exists/stored", test_exists_stored);
-    g_test_add_func("/hazards/exists/same", test_exists_same);
-    g_test_add_func("/hazards/exists/absent", test_exists_absent);
     g_test_add_func("/hazards/order/discard", test_discard_order);
     g_test_add_func("/hazards/order/scan", test_scan_order);
     g_test_add_func("/hazards/order/scan-against-fault",
