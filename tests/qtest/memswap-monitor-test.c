@@ -1,0 +1,302 @@
+/*
+ * memswap: its commands, one at a time
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qlist.h"
+#include "qobject/qnum.h"
+#include "memswap-util.h"
+
+#define ON "-nodefaults -m 128M -memswap limit=16M "
+#define SET "{ 'execute': 'memswap-set', 'arguments': "
+
+typedef struct Settings {
+    uint64_t limit;
+    int64_t pool_limit; /* -1: none */
+    int64_t level;
+    char *when_full;
+} Settings;
+
+static Settings get_settings(QTestState *qts)
+{
+    g_autoptr(QDict) info = query(qts);
+    QDict *now = qdict_get_qdict(info, "settings");
+
+    return (Settings) {
+        .limit = qdict_get_int(now, "limit"),
+        .pool_limit = qdict_get_try_int(now, "pool-limit", -1),
+        .level = qdict_get_int(now, "compression-level"),
+        .when_full = g_strdup(qdict_get_str(now, "when-full")),
+    };
+}
+
+static void expect_settings(QTestState *qts, uint64_t limit,
+                            int64_t pool_limit, int64_t level,
+                            const char *when_full)
+{
+    Settings now = get_settings(qts);
+
+    g_assert_cmpuint(now.limit, ==, limit);
+    g_assert_cmpint(now.pool_limit, ==, pool_limit);
+    g_assert_cmpint(now.level, ==, level);
+    g_assert_cmpstr(now.when_full, ==, when_full);
+    g_free(now.when_full);
+}
+
+static void set_in_range(void)
+{
+    QTestState *qts = qtest_init(ON);
+
+    qtest_qmp_assert_success(qts, SET "{} }");
+    expect_settings(qts, 16 * MIB, -1, -5, "hold");
+    qtest_qmp_assert_success(qts, SET "{ 'limit': 33554432 } }");
+    expect_settings(qts, 32 * MIB, -1, -5, "hold");
+    /* The same again. */
+    qtest_qmp_assert_success(qts, SET "{ 'limit': 33554432 } }");
+    expect_settings(qts, 32 * MIB, -1, -5, "hold");
+    qtest_qmp_assert_success(qts, SET "{ 'pool-limit': 8388608 } }");
+    expect_settings(qts, 32 * MIB, 8 * MIB, -5, "hold");
+    qtest_qmp_assert_success(qts, SET "{ 'limit': 1048576,"
+                             " 'pool-limit': 16777216,"
+                             " 'compression-level': 22,"
+                             " 'when-full': 'overshoot' } }");
+    expect_settings(qts, MIB, 16 * MIB, 22, "overshoot");
+    qtest_qmp_assert_success(qts, SET "{ 'limit': 134217728,"
+                             " 'compression-level': -131072 } }");
+    expect_settings(qts, 128 * MIB, 16 * MIB, -131072, "overshoot");
+    qtest_quit(qts);
+}
+
+/* Each comes with something that would be fine by itself. */
+static void set_out_of_range(void)
+{
+    static const struct {
+        const char *arguments;
+        const char *message;
+    } bad[] = {
+        { "{ 'when-full': 'overshoot', 'limit': 0 }",
+          "limit must be at least 1 MiB" },
+        { "{ 'when-full': 'overshoot', 'limit': 1048575 }",
+          "limit must be at least 1 MiB" },
+        { "{ 'when-full': 'overshoot', 'limit': 134217729 }",
+          "limit must not be larger than guest RAM, 128 MiB" },
+        { "{ 'when-full': 'overshoot', 'limit': 18446744073709551615 }",
+          "limit must not be larger than guest RAM, 128 MiB" },
+        { "{ 'when-full': 'overshoot', 'limit': -1 }",
+          "must not be larger than guest RAM" },
+        { "{ 'limit': 20971520, 'pool-limit': 0 }",
+          "pool-limit must be at least" },
+        { "{ 'limit': 20971520, 'pool-limit': 1048575 }",
+          "pool-limit must be at least" },
+        { "{ 'limit': 20971520, 'compression-level': 23 }",
+          "compression level must be from -131072 to 22" },
+        { "{ 'limit': 20971520, 'compression-level': 4294967297 }",
+          "compression level must be from -131072 to 22" },
+        { "{ 'limit': 20971520, 'compression-level': -9223372036854775808 }",
+          "compression level must be from -131072 to 22" },
+        { "{ 'limit': 20971520, 'when-full': 'panic' }",
+          "does not accept value 'panic'" },
+        { "{ 'limit': 20971520, 'more': 1 }", "'more' is unexpected" },
+        { "{ 'limit': '20M' }", "Parameter 'limit' expects uint64" },
+    };
+    QTestState *qts = qtest_init(ON);
+
+    for (int i = 0; i < ARRAY_SIZE(bad); i++) {
+        g_autoptr(QDict) response = NULL;
+        const char *text;
+
+        qtest_qmp_send_raw(qts, SET "%s }", bad[i].arguments);
+        response = qtest_qmp_receive(qts);
+        g_test_message("%s", bad[i].arguments);
+        g_assert_true(qdict_haskey(response, "error"));
+        text = qdict_get_str(qdict_get_qdict(response, "error"), "desc");
+        g_test_message("%s", text);
+        g_assert_nonnull(strstr(text, bad[i].message));
+        expect_settings(qts, 16 * MIB, -1, -5, "hold");
+    }
+    qtest_quit(qts);
+}
+
+
+/* What was asked for, or what there is; at least a page and at most RAM. */
+static void reclaim_range(void)
+{
+    QTestState *qts = qtest_init("-nodefaults -m 128M -memswap limit=64M");
+    uint64_t resident;
+
+    fill(qts, 2 * MIB, 33 * MIB, CONTENT_RANDOM, 1);
+    expect_error(qts, "size must be more than 0 and at most guest RAM,"
+                 " 134217728 bytes", "{ 'execute': 'memswap-reclaim',"
+                 " 'arguments': { 'size': 0 } }");
+    expect_error(qts, "size must be more than 0 and at most guest RAM,"
+                 " 134217728 bytes", "{ 'execute': 'memswap-reclaim',"
+                 " 'arguments': { 'size': 134217729 } }");
+    expect_error(qts, "Parameter 'size' is missing",
+                 "{ 'execute': 'memswap-reclaim' }");
+
+    resident = number(qts, "memory", "resident");
+    g_assert_cmpuint(resident, >=, 32 * MIB);
+    g_assert_cmpuint(reclaim(qts, 8 * MIB), >=, 8 * MIB);
+    g_assert_cmpuint(number(qts, "memory", "resident"), <=,
+                     resident - 8 * MIB);
+    g_assert_cmpuint(number(qts, "memory", "resident"), >=,
+                     resident - 10 * MIB);
+    g_assert_cmpuint(reclaim(qts, 1), >=, PAGE);
+
+    /* No more than there is, and nothing twice. */
+    resident = number(qts, "memory", "resident");
+    g_assert_cmpuint(reclaim(qts, 128 * MIB), ==, resident);
+    g_assert_cmpuint(number(qts, "memory", "resident"), ==, 0);
+    g_assert_cmpuint(allocated(qts), ==, 0);
+    g_assert_cmpuint(reclaim(qts, 128 * MIB), ==, 0);
+    check(qts, 2 * MIB, 33 * MIB, CONTENT_RANDOM, 1);
+    expect_sums(qts);
+    qtest_quit(qts);
+}
+
+static void off(void)
+{
+    QTestState *qts = qtest_init("-nodefaults -m 128M");
+    g_autoptr(QDict) info = query(qts);
+    g_autofree char *text = qtest_hmp(qts, "info memswap");
+
+    g_assert_false(qdict_get_bool(info, "enabled"));
+    g_assert_cmpint(qdict_size(info), ==, 1);
+    g_assert_nonnull(strstr(text, "Guest RAM is not swapped."));
+    expect_error(qts, "guest RAM is not swapped: start QEMU with -memswap",
+                 SET "{ 'limit': 16777216 } }");
+    expect_error(qts, "guest RAM is not swapped: start QEMU with -memswap",
+                 "{ 'execute': 'memswap-reclaim',"
+                 " 'arguments': { 'size': 4096 } }");
+    expect_error(qts, "can't be switched on at run time: use -memswap",
+                 "{ 'execute': 'object-add', 'arguments': {"
+                 " 'qom-type': 'memswap', 'id': 'm', 'limit': 16777216 } }");
+    qtest_quit(qts);
+}
+
+/* The object stays as it was made. */
+static void object(void)
+{
+    QTestState *qts = qtest_init("-nodefaults -m 128M -object"
+                                 " iothread,id=faults -memswap"
+                                 " limit=16M,iothread=faults");
+    g_autoptr(QDict) response = NULL;
+
+    expect_error(qts, "in use", "{ 'execute': 'object-del',"
+                 " 'arguments': { 'id': 'memswap0' } }");
+    /* The IOThread loses its name, but lives on. */
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-del',"
+                             " 'arguments': { 'id': 'faults' } }");
+    fill(qts, 2 * MIB, 4 * MIB, CONTENT_MIXED, 1);
+    g_assert_cmpuint(reclaim(qts, 4 * MIB), >=, 4 * MIB);
+    check(qts, 2 * MIB, 4 * MIB, CONTENT_MIXED, 1);
+    expect_error(qts, "there is a memswap object already",
+                 "{ 'execute': 'object-add', 'arguments': {"
+                 " 'qom-type': 'memswap', 'id': 'm', 'limit': 16777216 } }");
+    expect_error(qts, "use memswap-set", "{ 'execute': 'qom-set',"
+                 " 'arguments': { 'path': '/objects/memswap0',"
+                 " 'property': 'limit', 'value': 33554432 } }");
+    expect_error(qts, "use memswap-set", "{ 'execute': 'qom-set',"
+                 " 'arguments': { 'path': '/objects/memswap0',"
+                 " 'property': 'when-full', 'value': 'overshoot' } }");
+    expect_settings(qts, 16 * MIB, -1, -5, "hold");
+
+    qtest_qmp_assert_success(qts, SET "{ 'limit': 33554432 } }");
+    response = qtest_qmp(qts, "{ 'execute': 'qom-get',"
+                         " 'arguments': { 'path': '/objects/memswap0',"
+                         " 'property': 'limit' } }");
+    g_assert_cmpint(qdict_get_int(response, "return"), ==, 32 * MIB);
+    qtest_quit(qts);
+}
+
+static void info(void)
+{
+    static const char *const parts[] = {
+        "limit", "16 MiB", "pool limit", "none", "when full", "hold",
+        "managed", "128 MiB", "resident", "stored", "zero", "untouched",
+        "compression", "evictions", "refaults", "99 % within", "pc.ram",
+        "not managed: belongs to a device",
+    };
+    QTestState *qts = qtest_init(ON);
+    g_autofree char *text = qtest_hmp(qts, "info memswap");
+
+    g_test_message("%s", text);
+    for (int i = 0; i < ARRAY_SIZE(parts); i++) {
+        g_assert_nonnull(strstr(text, parts[i]));
+    }
+    qtest_quit(qts);
+}
+
+/*
+ * Exact where nothing else runs: one page at a time, in and out.  Whoever
+ * touches a page goes on a moment before it is counted.
+ */
+static void counts(void)
+{
+    static const char *const kinds[] = {
+        "absent", "minor", "trial", "zero", "stored", "waited",
+    };
+    QTestState *qts = qtest_init("-nodefaults -m 128M -memswap limit=64M");
+    uint64_t absent, stored, zero, evictions, refaults, total = 0, sum = 0;
+    g_autoptr(QDict) now = NULL;
+    QDict *faults;
+    const QListEntry *entry;
+
+    reclaim(qts, 128 * MIB);
+    absent = number(qts, "faults", "absent");
+    fill(qts, 16 * MIB, 16 * PAGE, CONTENT_RANDOM, 1);
+    fill(qts, 32 * MIB, 8 * PAGE, CONTENT_SAME, 1);
+    expect_soon(qts, "faults", "absent", absent + 24);
+    expect_soon(qts, "memory", "resident", 24 * PAGE);
+
+    evictions = number(qts, "reclaim", "evictions");
+    stored = number(qts, "memory", "stored");
+    zero = number(qts, "memory", "zero");
+    g_assert_cmpuint(reclaim(qts, 128 * MIB), ==, 24 * PAGE);
+    g_assert_cmpuint(number(qts, "reclaim", "evictions"), ==, evictions + 24);
+    g_assert_cmpuint(number(qts, "memory", "stored"), ==, stored + 16 * PAGE);
+    g_assert_cmpuint(number(qts, "memory", "zero"), ==, zero + 8 * PAGE);
+
+    stored = number(qts, "faults", "stored");
+    zero = number(qts, "faults", "zero");
+    refaults = number(qts, "reclaim", "refaults");
+    check(qts, 16 * MIB, 16 * PAGE, CONTENT_RANDOM, 1);
+    check(qts, 32 * MIB, 8 * PAGE, CONTENT_SAME, 1);
+    expect_soon(qts, "faults", "stored", stored + 16);
+    expect_soon(qts, "faults", "zero", zero + 8);
+    expect_soon(qts, "reclaim", "refaults", refaults + 24);
+    expect_soon(qts, "memory", "resident", 24 * PAGE);
+
+    now = query(qts);
+    faults = qdict_get_qdict(now, "faults");
+    for (int i = 0; i < ARRAY_SIZE(kinds); i++) {
+        total += qdict_get_int(faults, kinds[i]);
+    }
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(faults, "latency"), entry) {
+        QNum *bucket = qobject_to(QNum, qlist_entry_obj(entry));
+
+        sum += qnum_get_int(bucket);
+    }
+    g_assert_cmpint(qdict_get_int(faults, "total"), ==, total);
+    g_assert_cmpuint(sum, ==, total);
+    g_assert_cmpint(qdict_get_int(faults, "p50-ns"), >, 0);
+    g_assert_cmpint(qdict_get_int(faults, "p50-ns"), <=,
+                    qdict_get_int(faults, "p99-ns"));
+    expect_sums(qts);
+    qtest_quit(qts);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    qtest_add_func("memswap/set/in-range", set_in_range);
+    qtest_add_func("memswap/set/out-of-range", set_out_of_range);
+    qtest_add_func("memswap/reclaim", reclaim_range);
+    qtest_add_func("memswap/off", off);
+    qtest_add_func("memswap/object", object);
+    qtest_add_func("memswap/info", info);
+    qtest_add_func("memswap/counts", counts);
+    return g_test_run();
+}

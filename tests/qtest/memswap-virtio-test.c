@@ -1,0 +1,319 @@
+/*
+ * memswap: virtio devices that give memory back, and that keep it in use
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "libqos/libqos-pc.h"
+#include "libqos/malloc-pc.h"
+#include "libqos/pci-pc.h"
+#include "libqos/virtio.h"
+#include "libqos/virtio-pci.h"
+#include "qemu/bswap.h"
+#include "standard-headers/linux/virtio_mem.h"
+#include "memswap-util.h"
+
+#define ON "-nodefaults -memswap limit=16M "
+
+/* Guest RAM out of the way of the driver's own. */
+#define BASE (64 * MIB)
+
+/* A virtio device and its driver, which is us. */
+typedef struct Driver {
+    QTestState *qts;
+    QGuestAllocator alloc;
+    QPCIBus *bus;
+    QVirtioPCIDevice *pci;
+    QVirtioDevice *device;
+} Driver;
+
+/* The device must be in slot 4. */
+static void start(Driver *driver, const char *args)
+{
+    QPCIAddress address = { .devfn = QPCI_DEVFN(4, 0) };
+    QTestState *qts = qtest_init(args);
+    uint64_t features;
+
+    driver->qts = qts;
+    pc_alloc_init(&driver->alloc, qts, 0);
+    driver->bus = qpci_new_pc(qts, &driver->alloc);
+    driver->pci = virtio_pci_new(driver->bus, &address);
+    g_assert_nonnull(driver->pci);
+    driver->device = &driver->pci->vdev;
+    qvirtio_pci_device_enable(driver->pci);
+    qvirtio_start_device(driver->device);
+    features = qvirtio_get_features(driver->device);
+    features &= ~(QVIRTIO_F_BAD_FEATURE | (1ull << VIRTIO_RING_F_EVENT_IDX) |
+                  (1ull << VIRTIO_RING_F_INDIRECT_DESC));
+    qvirtio_set_features(driver->device, features);
+}
+
+static void end(Driver *driver)
+{
+    qvirtio_pci_device_disable(driver->pci);
+    qos_object_destroy((QOSGraphObject *)driver->pci);
+    qpci_free_pc(driver->bus);
+    alloc_destroy(&driver->alloc);
+    qtest_quit(driver->qts);
+}
+
+static QVirtQueue *add_queue(Driver *driver, uint16_t index)
+{
+    return qvirtqueue_setup(driver->device, &driver->alloc, index);
+}
+
+static void remove_queue(Driver *driver, QVirtQueue *queue)
+{
+    qvirtqueue_cleanup(driver->device->bus, queue, &driver->alloc);
+}
+
+/* Make what was added from @head on known, and wait until it is used. */
+static void submit(Driver *driver, QVirtQueue *queue, uint32_t head)
+{
+    qvirtqueue_kick(driver->qts, driver->device, queue, head);
+    qvirtio_wait_used_elem(driver->qts, driver->device, queue, head, NULL,
+                           PATIENCE_US);
+}
+
+static void expect_zero(QTestState *qts, uint64_t addr, uint64_t size)
+{
+    check(qts, addr, size, CONTENT_ZERO, 0);
+}
+
+/* Tell the balloon of a range, page by page. */
+static void send_pages(Driver *driver, QVirtQueue *queue, uint64_t addr,
+                       uint64_t size)
+{
+    uint64_t n = size / PAGE;
+    uint64_t bytes = n * sizeof(uint32_t);
+    uint64_t buffer = guest_alloc(&driver->alloc, bytes);
+    g_autofree uint32_t *numbers = g_new(uint32_t, n);
+
+    for (uint64_t i = 0; i < n; i++) {
+        numbers[i] = cpu_to_le32(addr / PAGE + i);
+    }
+    qtest_bufwrite(driver->qts, buffer, numbers, bytes);
+    submit(driver, queue, qvirtqueue_add(driver->qts, queue, buffer, bytes,
+                                         false, false));
+    guest_free(&driver->alloc, buffer);
+}
+
+/* Pages go into the balloon from memory as well as from the store. */
+static void balloon(void)
+{
+    Driver driver;
+    QVirtQueue *inflate, *deflate;
+    QTestState *qts;
+
+    start(&driver, "-m 128M " ON "-device virtio-balloon-pci,addr=4.0");
+    qts = driver.qts;
+    inflate = add_queue(&driver, 0);
+    deflate = add_queue(&driver, 1);
+    qvirtio_set_driver_ok(driver.device);
+
+    for (unsigned int round = 1; round <= 2; round++) {
+        uint64_t untouched, discards;
+
+        fill(qts, BASE, 24 * MIB, CONTENT_RANDOM, round);
+        expect_within_limit(qts);
+        untouched = number(qts, "memory", "untouched");
+        discards = number(qts, "reclaim", "discards");
+        send_pages(&driver, inflate, BASE + 2 * MIB, 20 * MIB);
+        g_assert_cmpuint(number(qts, "memory", "untouched"), >=,
+                         untouched + 20 * MIB - 32 * PAGE);
+        g_assert_cmpuint(number(qts, "reclaim", "discards"), >=,
+                         discards + 20 * MIB / PAGE);
+        g_assert_cmpuint(number(qts, "memory", "resident"), <=, 5 * MIB);
+        g_assert_cmpuint(number(qts, "pool", "live-bytes"), <=, 5 * MIB);
+        expect_within_limit(qts);
+        expect_sums(qts);
+
+        check(qts, BASE, 2 * MIB, CONTENT_RANDOM, round);
+        check(qts, BASE + 22 * MIB, 2 * MIB, CONTENT_RANDOM, round);
+        send_pages(&driver, deflate, BASE + 2 * MIB, 20 * MIB);
+        expect_zero(qts, BASE + 2 * MIB, 20 * MIB);
+        expect_within_limit(qts);
+        expect_sums(qts);
+    }
+    remove_queue(&driver, inflate);
+    remove_queue(&driver, deflate);
+    end(&driver);
+}
+
+/* The guest reports ranges as free: no page may come in for that. */
+static void reporting(void)
+{
+    Driver driver;
+    QVirtQueue *queue;
+    QTestState *qts;
+    uint64_t untouched, faults;
+    uint32_t head = 0;
+
+    start(&driver, "-m 128M " ON
+          "-device virtio-balloon-pci,addr=4.0,free-page-reporting=on");
+    qts = driver.qts;
+    queue = add_queue(&driver, 3);
+    qvirtio_set_driver_ok(driver.device);
+    fill(qts, BASE, 24 * MIB, CONTENT_RANDOM, 1);
+    reclaim(qts, 128 * MIB);
+
+    untouched = number(qts, "memory", "untouched");
+    faults = number(qts, "faults", "stored");
+    for (int i = 0; i < 5; i++) {
+        uint32_t added = qvirtqueue_add(qts, queue, BASE + (2 + 4 * i) * MIB,
+                                        4 * MIB, true, i < 4);
+        head = i ? head : added;
+    }
+    submit(&driver, queue, head);
+    g_assert_cmpuint(number(qts, "memory", "untouched"), >=,
+                     untouched + 20 * MIB - 32 * PAGE);
+    /* The rings may have been out. */
+    g_assert_cmpuint(number(qts, "faults", "stored"), <=, faults + 16);
+    g_assert_cmpuint(number(qts, "pool", "live-bytes"), <=, 5 * MIB);
+
+    check(qts, BASE, 2 * MIB, CONTENT_RANDOM, 1);
+    expect_zero(qts, BASE + 2 * MIB, 20 * MIB);
+    check(qts, BASE + 22 * MIB, 2 * MIB, CONTENT_RANDOM, 1);
+    expect_sums(qts);
+    remove_queue(&driver, queue);
+    end(&driver);
+}
+
+static void request(Driver *driver, QVirtQueue *queue, uint16_t type,
+                    uint64_t addr, uint16_t blocks)
+{
+    struct virtio_mem_req req = {
+        .type = cpu_to_le16(type),
+        .u.plug.addr = cpu_to_le64(addr),
+        .u.plug.nb_blocks = cpu_to_le16(blocks),
+    };
+    struct virtio_mem_resp resp = { .type = 0xffff };
+    uint64_t in = guest_alloc(&driver->alloc, sizeof(req));
+    uint64_t out = guest_alloc(&driver->alloc, sizeof(resp));
+    uint32_t head;
+
+    qtest_bufwrite(driver->qts, in, &req, sizeof(req));
+    qtest_bufwrite(driver->qts, out, &resp, sizeof(resp));
+    head = qvirtqueue_add(driver->qts, queue, in, sizeof(req), false, true);
+    qvirtqueue_add(driver->qts, queue, out, sizeof(resp), true, false);
+    submit(driver, queue, head);
+    qtest_bufread(driver->qts, out, &resp, sizeof(resp));
+    g_assert_cmpint(le16_to_cpu(resp.type), ==, VIRTIO_MEM_RESP_ACK);
+    guest_free(&driver->alloc, in);
+    guest_free(&driver->alloc, out);
+}
+
+static uint64_t config(Driver *driver, size_t offset)
+{
+    return qvirtio_config_readq(driver->device, offset);
+}
+
+static void virtio_mem(void)
+{
+    Driver driver;
+    QVirtQueue *queue;
+    QTestState *qts;
+    uint64_t addr, block_size;
+
+    start(&driver, "-m 128M,maxmem=1G " ON
+          "-object memory-backend-memfd,id=mem,size=128M,reserve=off"
+          " -device virtio-mem-pci,id=vm,memdev=mem,addr=4.0");
+    qts = driver.qts;
+    queue = add_queue(&driver, 0);
+    qvirtio_set_driver_ok(driver.device);
+    addr = config(&driver, offsetof(struct virtio_mem_config, addr));
+    block_size = config(&driver, offsetof(struct virtio_mem_config,
+                                          block_size));
+    g_assert_cmpint(block_number(qts, "mem", "managed"), ==, 128 * MIB);
+    g_assert_cmpint(block_number(qts, "mem", "untouched"), ==, 128 * MIB);
+
+    for (unsigned int round = 1; round <= 2; round++) {
+        qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': {"
+                                 " 'path': '/machine/peripheral/vm',"
+                                 " 'property': 'requested-size',"
+                                 " 'value': 33554432 } }");
+        g_assert_cmpuint(config(&driver, offsetof(struct virtio_mem_config,
+                                                  requested_size)), ==,
+                         32 * MIB);
+        request(&driver, queue, VIRTIO_MEM_REQ_PLUG, addr,
+                32 * MIB / block_size);
+        fill(qts, addr, 32 * MIB, CONTENT_RANDOM, round);
+        expect_within_limit(qts);
+        check(qts, addr, 32 * MIB, CONTENT_RANDOM, round);
+        expect_sums(qts);
+        g_assert_cmpint(block_number(qts, "mem", "untouched"), ==, 96 * MIB);
+        g_assert_cmpint(block_number(qts, "mem", "stored"), >, 0);
+
+        /* Part of it goes, the other part keeps its contents. */
+        qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': {"
+                                 " 'path': '/machine/peripheral/vm',"
+                                 " 'property': 'requested-size',"
+                                 " 'value': 8388608 } }");
+        request(&driver, queue, VIRTIO_MEM_REQ_UNPLUG, addr + 8 * MIB,
+                24 * MIB / block_size);
+        g_assert_cmpint(block_number(qts, "mem", "untouched"), ==, 120 * MIB);
+        check(qts, addr, 8 * MIB, CONTENT_RANDOM, round);
+        request(&driver, queue, VIRTIO_MEM_REQ_UNPLUG_ALL, 0, 0);
+        g_assert_cmpint(block_number(qts, "mem", "untouched"), ==, 128 * MIB);
+        g_assert_cmpint(block_number(qts, "mem", "stored"), ==, 0);
+        expect_sums(qts);
+    }
+    remove_queue(&driver, queue);
+    end(&driver);
+}
+
+#define QUEUES 48
+
+/* A device's rings stay in memory for as long as it uses them. */
+static void pins(void)
+{
+    Driver driver;
+    QVirtQueue *queues[QUEUES];
+    QTestState *qts;
+    uint64_t pinned;
+
+    start(&driver, "-m 128M " ON "-blockdev null-co,node-name=disk"
+          " -device virtio-blk-pci,addr=4.0,drive=disk,num-queues=48,"
+          "queue-size=1024");
+    qts = driver.qts;
+    g_assert_cmpuint(number(qts, "memory", "pinned"), ==, 0);
+    for (int i = 0; i < QUEUES; i++) {
+        queues[i] = add_queue(&driver, i);
+    }
+    qvirtio_set_driver_ok(driver.device);
+
+    pinned = number(qts, "memory", "pinned");
+    g_assert_cmpuint(pinned, >, MIB);
+    reclaim(qts, 128 * MIB);
+    g_assert_cmpuint(number(qts, "memory", "pinned"), ==, pinned);
+    g_assert_cmpuint(number(qts, "memory", "resident"), >=, pinned);
+    g_assert_cmpuint(allocated(qts), >=, pinned);
+    expect_sums(qts);
+
+    expect_error(qts, "that are pinned", "{ 'execute': 'memswap-set',"
+                 " 'arguments': { 'limit': 1048576 } }");
+    g_assert_cmpuint(number(qts, "settings", "limit"), ==, 16 * MIB);
+
+    qvirtio_reset(driver.device);
+    expect_soon(qts, "memory", "pinned", 0);
+    reclaim(qts, 128 * MIB);
+    g_assert_cmpuint(number(qts, "memory", "resident"), ==, 0);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'memswap-set', 'arguments':"
+                             " { 'limit': 1048576 } }");
+    expect_sums(qts);
+    for (int i = 0; i < QUEUES; i++) {
+        remove_queue(&driver, queues[i]);
+    }
+    end(&driver);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    qtest_add_func("memswap/virtio/balloon", balloon);
+    qtest_add_func("memswap/virtio/reporting", reporting);
+    qtest_add_func("memswap/virtio/mem", virtio_mem);
+    qtest_add_func("memswap/virtio/pins", pins);
+    return g_test_run();
+}
