@@ -206,6 +206,32 @@ static int discard_pages(MemswapBlock *block, uint64_t first, uint64_t end)
     return ret;
 }
 
+uint64_t memswap_forget_lost(MemswapEngine *engine)
+{
+    unsigned int n = atomic_load(&engine->n_slots);
+    uint64_t bytes = 0;
+
+    for (unsigned int i = 0; i < n; i++) {
+        MemswapBlock *block = memswap_block_get(engine, i);
+
+        if (!block) {
+            continue;
+        }
+        for (uint64_t page = 0; page < block->n_pages &&
+             atomic_load(&block->pages[MEMSWAP_IN_POISON]) > 0; page++) {
+            uint64_t word = memswap_word_load(&block->words[page]);
+
+            if (memswap_word_state(word) == MEMSWAP_POISONED &&
+                !memswap_discard(engine, memswap_page_host(block, page),
+                                 block->page_size)) {
+                bytes += block->page_size;
+            }
+        }
+        memswap_block_unref(block);
+    }
+    return bytes;
+}
+
 int memswap_discard(MemswapEngine *engine, const void *host, uint64_t size)
 {
     MemswapBlock *block = memswap_block_find(engine, host);

@@ -155,6 +155,7 @@ struct MemswapEngine {
     GArray *stalled;                /* of MemswapStalled */
     _Atomic uint32_t n_stalled;     /* those in somebody's hands included */
     _Atomic uint32_t room_seq;      /* counts memswap_room_made() */
+    _Atomic uint32_t hold_nobody;   /* who asked for it, see engine.h */
 
     GMutex overflow_lock;
     GHashTable *overflow;           /* word's address -> GSIZE pin count */

@@ -13,6 +13,9 @@
 /* May the limit be passed, whoever asks? */
 static bool limit_is_soft(MemswapEngine *engine)
 {
+    if (atomic_load(&engine->hold_nobody)) {
+        return true;
+    }
     if (atomic_load(&engine->when_full) == MEMSWAP_FULL_OVERSHOOT &&
         atomic_load(&engine->store_full)) {
         return true;
@@ -133,6 +136,16 @@ void memswap_room_made(MemswapEngine *engine)
         } else {
             memswap_serve_stalled(engine);
         }
+    }
+}
+
+void memswap_hold_nobody(MemswapEngine *engine, bool begin)
+{
+    if (begin) {
+        atomic_fetch_add(&engine->hold_nobody, 1);
+        memswap_room_made(engine);
+    } else {
+        atomic_fetch_sub(&engine->hold_nobody, 1);
     }
 }
 

@@ -316,6 +316,25 @@ int memswap_discard(MemswapEngine *engine, const void *host, uint64_t size);
 uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size);
 
 /**
+ * memswap_hold_nobody: from now on, no fault waits for room
+ * @begin: true to begin, false to end; the two nest
+ *
+ * For as long as somebody waits for threads that may be in a fault, to stop
+ * vCPUs for instance: with a full store these would never get on.  Fills pass
+ * the limit meanwhile, and are counted.
+ */
+void memswap_hold_nobody(MemswapEngine *engine, bool begin);
+
+/**
+ * memswap_forget_lost: give up the contents of all poisoned pages
+ *
+ * From then on they read as zeroes, and whoever waits for one goes on.  That
+ * is the operator's decision, never the engine's.  Returns the number of
+ * bytes given up.
+ */
+uint64_t memswap_forget_lost(MemswapEngine *engine);
+
+/**
  * memswap_get_stats: all counters and gauges
  *
  * Never blocks.  Gauges are exact at rest, and momentary under load.

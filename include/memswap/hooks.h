@@ -42,6 +42,16 @@ static inline void memswap_bql_released(void)
     }
 }
 
+/* Whoever has the BQL is about to wait for threads that may be in a fault. */
+void memswap_do_hold_nobody(bool begin);
+
+static inline void memswap_hold_nobody_back(bool begin)
+{
+    if (memswap_is_on()) {
+        memswap_do_hold_nobody(begin);
+    }
+}
+
 /* Alignment that shared RAM of this size is mapped to, or 0. */
 uint64_t memswap_do_ram_align(uint64_t size);
 
@@ -51,19 +61,21 @@ static inline uint64_t memswap_ram_align(uint64_t size)
 }
 
 /* Pins for whoever gets a pointer to guest RAM (system/physmem.c). */
-bool memswap_do_map(RAMBlock *rb, uint64_t offset, uint64_t size);
+void memswap_do_map(RAMBlock *rb, uint64_t offset, uint64_t size);
 void memswap_do_unmap(void *host);
 void memswap_do_cache_map(void *cache, void *host, uint64_t size);
 void memswap_do_cache_unmap(void *cache);
 void memswap_do_maps_to_discard(bool begin);
 
 /*
- * Guest RAM is about to be mapped for a device: make it stay.  Returns false
- * if a page of it is lost; then it must not be mapped.
+ * Guest RAM is about to be mapped for a device: make it stay.  With a page
+ * that is lost among it, whoever accesses that waits for the operator.
  */
-static inline bool memswap_map(RAMBlock *rb, uint64_t offset, uint64_t size)
+static inline void memswap_map(RAMBlock *rb, uint64_t offset, uint64_t size)
 {
-    return !memswap_is_on() || memswap_do_map(rb, offset, size);
+    if (memswap_is_on()) {
+        memswap_do_map(rb, offset, size);
+    }
 }
 
 /* The device is done with a mapping that begins at @host. */

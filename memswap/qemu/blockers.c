@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "exec/memory.h"
 #include "hw/boards.h"
+#include "hw/core/cpu.h"
 #include "hw/qdev-core.h"
 #include "memswap/hooks.h"
 #include "migration/blocker.h"
@@ -47,6 +48,7 @@ static const struct {
     const char *what;
 } refused_devices[] = {
     { "vfio-", "VFIO devices" },
+    { "vhost-scsi", "vhost-scsi devices" },
     { "vhost-vdpa-device", "vDPA devices" },
     { "x-pci-proxy-dev", "devices in other processes" },
 };
@@ -173,6 +175,19 @@ bool memswap_blockers_init(MemswapObject *ms, Error **errp)
     return true;
 }
 
+/*
+ * For a guest's guest, KVM holds pages of the guest that no unmapping of ours
+ * reaches.
+ */
+static bool has_nested_kvm(void)
+{
+    Object *cpu = OBJECT(first_cpu);
+
+    return kvm_enabled() && cpu &&
+           (object_property_get_bool(cpu, "vmx", NULL) ||
+            object_property_get_bool(cpu, "svm", NULL));
+}
+
 bool memswap_blockers_check(MemswapObject *ms, Error **errp)
 {
     if (xen_enabled()) {
@@ -186,6 +201,9 @@ bool memswap_blockers_check(MemswapObject *ms, Error **errp)
     } else if (kvm_enabled() && !kvm_has_sync_mmu()) {
         error_setg(errp, "memswap: this host's KVM can't follow changes of"
                    " memory: use TCG");
+    } else if (has_nested_kvm()) {
+        error_setg(errp, "memswap: nested virtualization is not supported yet:"
+                   " add vmx=off,svm=off to -cpu");
     } else if (kvm_enabled() && ms->user_mode_only) {
         error_setg(errp, "memswap: KVM needs userfaultfd for faults of the"
                    " kernel: " MEMSWAP_GRANT_HINT);

@@ -84,6 +84,9 @@ MemswapRamBlockList *memswap_ram_query(void);
 /* pins.c: pin what was mapped before the engine ran. */
 void memswap_pins_start(MemswapEngine *engine);
 
+/* qmp.c: a reclaim under way ends early. */
+void memswap_reclaim_stop(void);
+
 /* blockers.c: keep out what can't be combined with memswap. */
 bool memswap_blockers_init(MemswapObject *ms, Error **errp);
 bool memswap_blockers_check(MemswapObject *ms, Error **errp);

@@ -103,18 +103,19 @@ static void release(void *key)
     }
 }
 
-bool memswap_do_map(RAMBlock *rb, uint64_t offset, uint64_t size)
+void memswap_do_map(RAMBlock *rb, uint64_t offset, uint64_t size)
 {
     MemswapEngine *engine = memswap_engine();
     void *host = rb->host + offset;
-    bool pin = engine && !to_discard;
+    /*
+     * It fails for a page that is lost.  To refuse the map would make device
+     * models try again for ever; as it is, the access waits.
+     */
+    bool pinned = engine && !to_discard &&
+                  memswap_pin(engine, host, size) == 0;
 
-    if (pin && memswap_pin(engine, host, size) < 0) {
-        return false;
-    }
-    trace_memswap_map(host, size, pin);
-    record(host, host, size, pin);
-    return true;
+    trace_memswap_map(host, size, pinned);
+    record(host, host, size, pinned);
 }
 
 void memswap_do_unmap(void *host)

@@ -15,6 +15,8 @@
 #include "qapi/util.h"
 #include "qemu/lockable.h"
 #include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
 #include "glue.h"
 
 /* Makes reading, changing and writing the settings one step. */
@@ -194,18 +196,55 @@ void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
     }
 }
 
+/* All monitors wait for one command that isn't out of band. */
+#define RECLAIM_NS (5 * NANOSECONDS_PER_SECOND)
+/* Between two looks at the clock. */
+#define RECLAIM_SLICE (8 * MiB)
+
+static bool reclaim_stopped;
+
 typedef struct ReclaimJob {
     MemswapEngine *engine;
     uint64_t size;
 } ReclaimJob;
 
+void memswap_reclaim_stop(void)
+{
+    qatomic_set(&reclaim_stopped, true);
+}
+
 /* Runs in a worker thread: compressing takes seconds a gigabyte. */
 static int reclaim(void *opaque)
 {
     ReclaimJob *job = opaque;
+    int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + RECLAIM_NS;
+    uint64_t got = 0;
 
-    job->size = memswap_reclaim(job->engine, job->size);
+    while (got < job->size && !qatomic_read(&reclaim_stopped) &&
+           qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < end) {
+        uint64_t slice = memswap_reclaim(job->engine,
+                                         MIN(job->size - got, RECLAIM_SLICE));
+
+        if (!slice) {
+            break;
+        }
+        got += slice;
+    }
+    job->size = got;
     return 0;
+}
+
+MemswapForgetLostResult *qmp_memswap_forget_lost(Error **errp)
+{
+    MemswapEngine *engine = engine_or_error(errp);
+    MemswapForgetLostResult *result;
+
+    if (!engine) {
+        return NULL;
+    }
+    result = g_new(MemswapForgetLostResult, 1);
+    result->forgotten = memswap_forget_lost(engine);
+    return result;
 }
 
 MemswapReclaimResult *coroutine_fn qmp_memswap_reclaim(uint64_t size,

@@ -209,6 +209,23 @@ static void forget_ram(Ram *ram)
     g_free(ram);
 }
 
+/*
+ * A file that others map reads as zeroes there where pages were taken out.
+ * Another block or QEMU with memswap is seen by its lock; who doesn't lock,
+ * isn't.  It goes with the file descriptor.
+ */
+static bool lock_file(RAMBlock *rb)
+{
+    struct flock lock = {
+        .l_type = F_WRLCK,
+        .l_whence = SEEK_SET,
+        .l_start = rb->fd_offset,
+        .l_len = rb->max_length,
+    };
+
+    return fcntl(rb->fd, F_OFD_SETLK, &lock) == 0;
+}
+
 /* Called with the BQL.  Sets @ram->reason if the engine refuses it. */
 static void manage(MemswapEngine *engine, RAMBlock *rb, Ram *ram)
 {
@@ -221,7 +238,10 @@ static void manage(MemswapEngine *engine, RAMBlock *rb, Ram *ram)
         .page_size = rb->page_size,
     };
 
-    if (memswap_block_add(engine, &info, &ram->block, &ram->reason)) {
+    if (!lock_file(rb)) {
+        ram->reason = g_strdup("its file is in use by another block or QEMU:"
+                               " give it one of its own");
+    } else if (memswap_block_add(engine, &info, &ram->block, &ram->reason)) {
         ram->block = NULL;
     }
 }

@@ -97,6 +97,18 @@ static void hold_nobody_back(Notifier *notifier, void *data)
     memswap_get_settings(the_engine, &settings);
     settings.when_full = MEMSWAP_FULL_OVERSHOOT;
     memswap_set_settings(the_engine, &settings, NULL);
+    /* What is lost can do no harm any more, but to wait for it would. */
+    memswap_forget_lost(the_engine);
+    memswap_reclaim_stop();
+}
+
+void memswap_do_hold_nobody(bool begin)
+{
+    MemswapEngine *engine = memswap_engine();
+
+    if (engine) {
+        memswap_hold_nobody(engine, begin);
+    }
 }
 
 static bool start(MemswapObject *ms, Error **errp)
