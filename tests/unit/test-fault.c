@@ -467,10 +467,12 @@ static void test_lost_alone(void)
     harness_wait_fault(h);
     harness_handle(h);
     task_check_waits(reader);
-    g_assert_cmpint(task_discard(h, 11), ==, 0);
+    g_assert_cmpuint(memswap_forget_lost(h->engine), ==, PAGE);
     harness_wait_fault(h);
     harness_handle(h);
     g_assert_cmpint(task_join(reader), ==, 0);
+    g_assert_cmpuint(memswap_forget_lost(h->engine), ==, 0);
+    ram_check(h, 11, 0);
     harness_check(h);
     harness_free(h);
 }

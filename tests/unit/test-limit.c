@@ -70,6 +70,35 @@ static void test_stall(void)
     harness_free(h);
 }
 
+/* While somebody waits for threads that fault, none of them is held back. */
+static void test_hold_nobody(void)
+{
+    Harness *h = harness_held(&with_evictor);
+    Task *task = task_start(h, task_read, LIMIT_PAGES);
+    uint64_t overshoots;
+
+    wait_until(atomic_load(&h->engine->n_stalled) == 1);
+    task_check_waits(task);
+    memswap_hold_nobody(h->engine, true);
+    memswap_hold_nobody(h->engine, true);
+    g_assert_cmpint(task_join(task), ==, 0);
+    memswap_hold_nobody(h->engine, false);
+    /* nested: still on */
+    ram_check(h, LIMIT_PAGES + 1, 0);
+    /* more if a page of zeroes was taken out again before it was read */
+    overshoots = stats_of(h).overshoots;
+    g_assert_cmpuint(overshoots, >=, 2);
+
+    memswap_hold_nobody(h->engine, false);
+    task = task_start(h, task_read, LIMIT_PAGES + 2);
+    wait_until(atomic_load(&h->engine->n_stalled) == 1);
+    task_check_waits(task);
+    release(h);
+    g_assert_cmpint(task_join(task), ==, 0);
+    g_assert_cmpuint(stats_of(h).overshoots, ==, overshoots);
+    harness_free(h);
+}
+
 /* Those who wait longest are served first. */
 static void test_stall_order(void)
 {
@@ -486,6 +515,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/limit/stall", test_stall);
     g_test_add_func("/limit/stall/order", test_stall_order);
+    g_test_add_func("/limit/stall/nobody", test_hold_nobody);
     g_test_add_func("/limit/stall/signal", test_stall_signal);
     g_test_add_func("/limit/stall/without-evictors",
                     test_stall_without_evictors);
