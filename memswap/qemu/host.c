@@ -62,7 +62,8 @@ static void on_event(void *opaque, MemswapEvent event, const char *block,
         break;
     case MEMSWAP_EVENT_PAGE_LOST:
         error_report("memswap: the page at 0x%" PRIx64 " of RAM '%s' is lost:"
-                     " whoever touches it waits for memswap-forget-lost", offset, block);
+                     " whoever touches it waits for memswap-forget-lost",
+                     offset, block);
         qapi_event_send_memswap_page_lost(block, offset);
         break;
     case MEMSWAP_EVENT_BUG:

@@ -234,17 +234,13 @@ static int reclaim(void *opaque)
     return 0;
 }
 
-MemswapForgetLostResult *qmp_memswap_forget_lost(Error **errp)
+void qmp_memswap_forget_lost(Error **errp)
 {
     MemswapEngine *engine = engine_or_error(errp);
-    MemswapForgetLostResult *result;
 
-    if (!engine) {
-        return NULL;
+    if (engine) {
+        memswap_forget_lost(engine);
     }
-    result = g_new(MemswapForgetLostResult, 1);
-    result->forgotten = memswap_forget_lost(engine);
-    return result;
 }
 
 MemswapReclaimResult *coroutine_fn qmp_memswap_reclaim(uint64_t size,

@@ -74,8 +74,7 @@ class Lost(MemswapTest):
         time.sleep(1)
         self.assertIsNone(job.code, 'a lost page was handed to the guest')
 
-        forgotten = vm.qmp.command('memswap-forget-lost', oob=True)
-        self.assertEqual(forgotten, {'forgotten': PAGE})
+        vm.qmp.command('memswap-forget-lost', oob=True)
         self.assertNotEqual(job.wait(30).split()[0], file_digest(SIZE, SEED))
         self.assertEqual(vm.memory()['poisoned'], 0)
         self.churn(vm, '-m 64 fill random:2000', checked=2000)
