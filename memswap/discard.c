@@ -29,12 +29,7 @@ static int discard_punch(MemswapBlock *block, uint64_t first, uint64_t end)
              * Still there: as it was, or zeroed within a large folio.  It
              * goes on counting as resident, and can be evicted.
              */
-            uint64_t old = memswap_word_load(&block->words[page]);
-
-            while (!memswap_word_cas(&block->words[page], &old,
-                                     memswap_word_with_state(
-                                         old, MEMSWAP_FILLING))) {
-            }
+            memswap_page_call_off(&block->words[page]);
             memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
             continue;
         }
@@ -160,19 +155,6 @@ static Left discard_page(MemswapBlock *block, uint64_t page, int *ret)
     }
 }
 
-static void wait_for_filler(MemswapWord *word)
-{
-    uint64_t seen = memswap_word_load(word);
-
-    while (memswap_word_state(seen) == MEMSWAP_FILLING ||
-           memswap_word_state(seen) == MEMSWAP_DISCARDING) {
-        if (memswap_page_want(word, &seen)) {
-            memswap_page_wait(word, seen);
-            seen = memswap_word_load(word);
-        }
-    }
-}
-
 /* The caller owns the region that the pages lie in. */
 static int discard_pages(MemswapBlock *block, uint64_t first, uint64_t end)
 {
@@ -194,7 +176,7 @@ static int discard_pages(MemswapBlock *block, uint64_t first, uint64_t end)
         }
         run = end;
         if (left == LEFT_WAIT) {
-            wait_for_filler(&block->words[page]);
+            memswap_page_wait(&block->words[page]);
             page--;
         }
     }

@@ -168,12 +168,7 @@ static void run_punch_all(Run *run)
 
 static void page_give_back(MemswapBlock *block, uint64_t page)
 {
-    MemswapWord *word = &block->words[page];
-    uint64_t old = memswap_word_load(word);
-
-    while (!memswap_word_cas(word, &old,
-                             memswap_word_with_state(old, MEMSWAP_FILLING))) {
-    }
+    memswap_page_call_off(&block->words[page]);
     memswap_count(block->engine->given_back, 1);
     memswap_count(block->engine->trial_pages, (int64_t)block->page_size);
     memswap_page_settle(block, page, MEMSWAP_TRIAL, 0, 0);

@@ -27,18 +27,18 @@
 /* What to take at once, before looking again whether it is enough. */
 #define STEP_BYTES (256 * 1024)
 
-static bool wants_room(MemswapEngine *engine, uint64_t reserve)
-{
-    return atomic_load(&engine->charged) + reserve >
-           atomic_load(&engine->limit);
-}
-
+/* Bytes that are charged beyond the limit less a reserve. */
 static uint64_t excess(MemswapEngine *engine, uint64_t reserve)
 {
     uint64_t want = atomic_load(&engine->charged) + reserve;
     uint64_t limit = atomic_load(&engine->limit);
 
     return want > limit ? want - limit : 0;
+}
+
+static bool wants_room(MemswapEngine *engine, uint64_t reserve)
+{
+    return excess(engine, reserve) > 0;
 }
 
 void memswap_evictors_kick(MemswapEngine *engine)

@@ -235,13 +235,18 @@ void memswap_region_zap_wait(MemswapRegion *region);
 
 /* Wake all who wait for the page, in here or in the kernel. */
 void memswap_page_wake(MemswapBlock *block, uint64_t page);
-/* Sleep until the word is no longer @seen, in which WANTED is set. */
-void memswap_page_wait(MemswapWord *word, uint64_t seen);
 /*
  * Say that somebody waits.  *@word is what was seen last, and is updated.
  * False if it changed meanwhile.
  */
 bool memswap_page_want(MemswapWord *word, uint64_t *seen);
+/* Sleep until nobody owns the page. */
+void memswap_page_wait(MemswapWord *word);
+/*
+ * The caller's eviction or discard can't be: the page is still in the page
+ * cache, now in FILLING, to be settled by the caller.
+ */
+void memswap_page_call_off(MemswapWord *word);
 /*
  * End a transition that the caller owns: to @state with @flags and @handle,
  * pins kept; wakes who waits.  With DISCARD set in FILLING, a page in the

@@ -31,10 +31,6 @@ void memswap_page_wake(MemswapBlock *block, uint64_t page)
                       block->page_size);
 }
 
-void memswap_page_wait(MemswapWord *word, uint64_t seen)
-{
-    memswap_futex_wait(word_futex(word), (uint32_t)seen, -1);
-}
 
 bool memswap_page_want(MemswapWord *word, uint64_t *seen)
 {
@@ -48,6 +44,29 @@ bool memswap_page_want(MemswapWord *word, uint64_t *seen)
     }
     *seen = wanted;
     return true;
+}
+
+void memswap_page_wait(MemswapWord *word)
+{
+    uint64_t seen = memswap_word_load(word);
+
+    while (memswap_word_state(seen) == MEMSWAP_EVICTING ||
+           memswap_word_state(seen) == MEMSWAP_FILLING ||
+           memswap_word_state(seen) == MEMSWAP_DISCARDING) {
+        if (memswap_page_want(word, &seen)) {
+            memswap_futex_wait(word_futex(word), (uint32_t)seen, -1);
+            seen = memswap_word_load(word);
+        }
+    }
+}
+
+void memswap_page_call_off(MemswapWord *word)
+{
+    uint64_t old = memswap_word_load(word);
+
+    while (!memswap_word_cas(word, &old,
+                             memswap_word_with_state(old, MEMSWAP_FILLING))) {
+    }
 }
 
 void memswap_page_settle(MemswapBlock *block, uint64_t page,

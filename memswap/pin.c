@@ -106,18 +106,9 @@ static void wait_for_room(MemswapEngine *engine, size_t size, PinWait *wait)
 static void wait_for_owner(MemswapBlock *block, uint64_t page)
 {
     MemswapEngine *engine = block->engine;
-    MemswapWord *word = &block->words[page];
-    uint64_t seen = memswap_word_load(word);
     int64_t before = memswap_now(engine);
 
-    while (memswap_word_state(seen) == MEMSWAP_EVICTING ||
-           memswap_word_state(seen) == MEMSWAP_FILLING ||
-           memswap_word_state(seen) == MEMSWAP_DISCARDING) {
-        if (memswap_page_want(word, &seen)) {
-            memswap_page_wait(word, seen);
-            seen = memswap_word_load(word);
-        }
-    }
+    memswap_page_wait(&block->words[page]);
     memswap_trace(engine, MEMSWAP_TRACE_PIN_WAIT, block, page,
                   memswap_now(engine) - before);
 }
