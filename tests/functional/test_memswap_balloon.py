@@ -29,8 +29,8 @@ class Balloon(MemswapTest):
         vm = self.vm(limit=96 * MIB,
                      args=('-device', 'virtio-balloon-pci')).start()
         # So that there are stored copies of what the balloon will take.
-        self.churn(vm, '-m 320 -s 9 fill')
-        job = vm.agent.start('churn -m 128 fill until seq')
+        self.churn(vm, '-m 256 -s 9 fill')
+        job = vm.agent.start('churn -m 96 fill until seq')
         job.wait_line('progress name=until', 60)
         for _ in range(2):
             vm.qmp.command('balloon', value=256 * MIB)
@@ -38,7 +38,7 @@ class Balloon(MemswapTest):
             self.assertGreaterEqual(vm.memory()['untouched'], 250 * MIB)
             vm.qmp.command('balloon', value=512 * MIB)
             self.wait_balloon(vm, 512 * MIB)
-            self.churn(vm, '-m 192 fill random:2000', checked=2000)
+            self.churn(vm, '-m 128 fill random:2000', checked=2000)
         job.send()
         job.wait(60)
         self.finish(vm)

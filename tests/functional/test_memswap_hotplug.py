@@ -75,7 +75,7 @@ class Hotplug(MemswapTest):
 
         for n in range(2):
             resize(256 * MIB)
-            self.churn(vm, f'-m 256 -s {n} fill random:5000', checked=5000)
+            self.churn(vm, f'-m 160 -s {n} fill random:2000', checked=2000)
             discards = vm.counts()['discards']
             resize(0)
             self.assertGreater(vm.counts()['discards'], discards)
