@@ -199,7 +199,8 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     if (ret) {
         return ret;
     }
-    uffd = memswap_uffd_open(config->uffd, config->user_mode_only);
+    uffd = memswap_uffd_open(config->uffd, config->user_mode_only,
+                             config->fault_mode == MEMSWAP_FAULTS_INLINE);
     if (uffd < 0) {
         if (error) {
             *error = g_strdup(open_error(uffd));
@@ -213,6 +214,7 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     }
     engine->opaque = opaque;
     engine->uffd = uffd;
+    engine->inline_faults = config->fault_mode == MEMSWAP_FAULTS_INLINE;
     engine->store = store ?: memswap_pool_new(
         config->settings.pool_limit, config->settings.compression_level,
         MAX_PAGE_SIZE, relocate, engine);

@@ -1,5 +1,9 @@
 /*
- * Events: what the userfaultfd has to say
+ * Faults: from where they are met to memswap_fill()
+ *
+ * Either the userfaultfd reports them, to a thread that must never wait for
+ * one of them; or they are met in a signal handler of the thread that touched
+ * the page, which can wait as long as it has to.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -21,24 +25,22 @@ static void note_latency(MemswapEngine *engine, int64_t ns)
                   1);
 }
 
-/* Nothing is free: pass the limit, make room, or leave it to the evictors. */
-static MemswapOutcome resolve_without_room(MemswapBlock *block, uint64_t page,
-                                           pid_t tid, int64_t since,
-                                           MemswapFaultKind *kind)
+/* Fill; where nothing is free, make room or pass the limit, as may be. */
+static MemswapOutcome fill(MemswapBlock *block, uint64_t page, pid_t tid,
+                           bool *force, MemswapFaultKind *kind)
 {
     MemswapEngine *engine = block->engine;
-    MemswapOutcome outcome;
-    bool force;
+    MemswapOutcome outcome = memswap_fill(block, page, 0, kind);
 
+    *force = false;
+    if (outcome != MEMSWAP_NO_ROOM) {
+        return outcome;
+    }
     if (!engine->n_evictors) {
         memswap_reclaim_direct(engine, block->page_size);
     }
-    force = memswap_may_overshoot(engine, tid);
-    outcome = memswap_fill(block, page, force ? MEMSWAP_FILL_FORCE : 0, kind);
-    if (outcome == MEMSWAP_NO_ROOM) {
-        memswap_stall(block, page, since, force);
-    }
-    return outcome;
+    *force = memswap_may_overshoot(engine, tid);
+    return memswap_fill(block, page, *force ? MEMSWAP_FILL_FORCE : 0, kind);
 }
 
 static void resolve(MemswapEngine *engine, const struct uffd_msg *msg)
@@ -50,23 +52,75 @@ static void resolve(MemswapEngine *engine, const struct uffd_msg *msg)
     MemswapFaultKind kind;
     MemswapOutcome outcome;
     uint64_t page;
+    bool force;
 
     if (!block) {
         /* On its way out: unregistering wakes who waits. */
         return;
     }
     page = ((uint8_t *)host - block->host) >> block->page_shift;
-    outcome = memswap_fill(block, page, 0, &kind);
+    outcome = fill(block, page, tid, &force, &kind);
     if (outcome == MEMSWAP_NO_ROOM) {
-        outcome = resolve_without_room(block, page, tid, since, &kind);
-    }
-    if (outcome == MEMSWAP_DONE) {
+        memswap_stall(block, page, since, force);
+    } else if (outcome == MEMSWAP_DONE) {
         note_latency(engine, memswap_now(engine) - since);
     } else if (outcome == MEMSWAP_BUSY) {
         memswap_count(engine->faults[MEMSWAP_FAULT_WAITED], 1);
     }
     memswap_trace(engine, MEMSWAP_TRACE_FAULT, block, page, kind);
     memswap_block_unref(block);
+}
+
+/* How long to wait before a fault that must not be is looked at again. */
+#define BUG_WAIT_US 100000
+
+/* The access goes on when this returns, or faults again. */
+static void resolve_here(MemswapBlock *block, uint64_t page)
+{
+    MemswapEngine *engine = block->engine;
+    MemswapWord *word = &block->words[page];
+    int64_t since = memswap_now(engine);
+    MemswapFaultKind kind;
+    bool force;
+    MemswapOutcome outcome = fill(block, page, 0, &force, &kind);
+
+    if (outcome == MEMSWAP_NO_ROOM) {
+        outcome = memswap_stall_here(block, page, force, &kind);
+    }
+    switch (outcome) {
+    case MEMSWAP_DONE:
+        note_latency(engine, memswap_now(engine) - since);
+        break;
+    case MEMSWAP_BUSY:
+        memswap_count(engine->faults[MEMSWAP_FAULT_WAITED], 1);
+        memswap_page_wait(word);
+        break;
+    case MEMSWAP_LOST:
+        if (memswap_word_state(memswap_word_load(word)) != MEMSWAP_POISONED) {
+            /* MEMSWAP_EVENT_BUG was sent: the VM stops if it can. */
+            g_usleep(BUG_WAIT_US);
+        }
+        memswap_page_wait_lost(word);
+        break;
+    default:
+        break;
+    }
+    memswap_trace(engine, MEMSWAP_TRACE_FAULT, block, page, kind);
+}
+
+bool memswap_engine_fault(MemswapEngine *engine, const void *host)
+{
+    MemswapBlock *block = memswap_block_find(engine, host);
+    int saved_errno = errno;
+
+    if (!block) {
+        return false;
+    }
+    resolve_here(block, ((const uint8_t *)host - block->host) >>
+                 block->page_shift);
+    memswap_block_unref(block);
+    errno = saved_errno;
+    return true;
 }
 
 unsigned int memswap_engine_handle(MemswapEngine *engine)

@@ -49,8 +49,10 @@ static int fill_map(Fill *fill)
     if (ret == -EEXIST) {
         /* mapped already, in which case the kernel wakes nobody */
         fill->spurious = true;
-        memswap_uffd_wake(fill->engine->uffd, fill->host,
-                          fill->block->page_size);
+        if (!fill->engine->inline_faults) {
+            memswap_uffd_wake(fill->engine->uffd, fill->host,
+                              fill->block->page_size);
+        }
         return 0;
     }
     return ret;

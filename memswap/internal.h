@@ -111,6 +111,7 @@ struct MemswapEngine {
     void *opaque;
     MemswapStore *store;        /* the engine's own */
     int uffd;
+    bool inline_faults;     /* MEMSWAP_FAULTS_INLINE: nobody waits in uffd */
 
     /* Settings: written under settings_lock, read anywhere. */
     GMutex settings_lock;
@@ -153,8 +154,10 @@ struct MemswapEngine {
 
     GMutex stall_lock;
     GArray *stalled;                /* of MemswapStalled */
-    _Atomic uint32_t n_stalled;     /* those in somebody's hands included */
-    _Atomic uint32_t room_seq;      /* counts memswap_room_made() */
+    /* those in somebody's hands included, and threads that wait themselves */
+    _Atomic uint32_t n_stalled;
+    _Atomic uint32_t n_held;        /* of these, threads that wait themselves */
+    _Atomic uint32_t room_seq;      /* futex: counts chances to find room */
     _Atomic uint32_t hold_nobody;   /* who asked for it, see engine.h */
 
     GMutex overflow_lock;
@@ -242,6 +245,8 @@ void memswap_page_wake(MemswapBlock *block, uint64_t page);
 bool memswap_page_want(MemswapWord *word, uint64_t *seen);
 /* Sleep until nobody owns the page. */
 void memswap_page_wait(MemswapWord *word);
+/* Sleep until the page is not poisoned any more. */
+void memswap_page_wait_lost(MemswapWord *word);
 /*
  * The caller's eviction or discard can't be: the page is still in the page
  * cache, now in FILLING, to be settled by the caller.
@@ -300,6 +305,12 @@ MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
 /* stall.c: faults that wait for room */
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
                    bool force);
+/*
+ * Hold the calling thread back until the page is in place, or somebody else
+ * has it in hand.  What memswap_stall() is for faults that come as events.
+ */
+MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
+                                  bool force, MemswapFaultKind *kind);
 /* Try those faults again. */
 void memswap_serve_stalled(MemswapEngine *engine);
 /* There may be room for them now: see to it that somebody tries. */

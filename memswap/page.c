@@ -26,11 +26,13 @@ static void *word_futex(MemswapWord *word)
 void memswap_page_wake(MemswapBlock *block, uint64_t page)
 {
     memswap_futex_wake(word_futex(&block->words[page]));
+    if (block->engine->inline_faults) {
+        return;
+    }
     /* ENOENT if the range is unregistered: then nobody waits in the kernel */
     memswap_uffd_wake(block->engine->uffd, memswap_page_host(block, page),
                       block->page_size);
 }
-
 
 bool memswap_page_want(MemswapWord *word, uint64_t *seen)
 {
@@ -53,6 +55,18 @@ void memswap_page_wait(MemswapWord *word)
     while (memswap_word_state(seen) == MEMSWAP_EVICTING ||
            memswap_word_state(seen) == MEMSWAP_FILLING ||
            memswap_word_state(seen) == MEMSWAP_DISCARDING) {
+        if (memswap_page_want(word, &seen)) {
+            memswap_futex_wait(word_futex(word), (uint32_t)seen, -1);
+            seen = memswap_word_load(word);
+        }
+    }
+}
+
+void memswap_page_wait_lost(MemswapWord *word)
+{
+    uint64_t seen = memswap_word_load(word);
+
+    while (memswap_word_state(seen) == MEMSWAP_POISONED) {
         if (memswap_page_want(word, &seen)) {
             memswap_futex_wait(word_futex(word), (uint32_t)seen, -1);
             seen = memswap_word_load(word);

@@ -3,12 +3,17 @@
  *
  * The thread that reads faults must not wait for room itself, or nobody else's
  * fault would be resolved meanwhile.  It leaves them here, and the evictors
- * take them up again whenever they have freed something.
+ * take them up again whenever they have freed something.  A thread that
+ * resolves its own fault waits here itself.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include "futex.h"
 #include "internal.h"
+
+/* With nobody to make room in the background: how often to try again. */
+#define STALL_SLICE_NS 1000000
 
 /* May the limit be passed, whoever asks? */
 static bool limit_is_soft(MemswapEngine *engine)
@@ -106,10 +111,58 @@ static bool serve(MemswapEngine *engine, MemswapStalled *stalled)
     return true;
 }
 
+/* One more chance; the threads that wait themselves take it. */
+static void next_chance(MemswapEngine *engine)
+{
+    atomic_fetch_add(&engine->room_seq, 1);
+    if (atomic_load(&engine->n_held)) {
+        memswap_futex_wake(&engine->room_seq);
+    }
+}
+
+MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
+                                  bool force, MemswapFaultKind *kind)
+{
+    MemswapEngine *engine = block->engine;
+    int64_t since = memswap_now(engine);
+    MemswapOutcome outcome;
+    uint64_t waited;
+
+    memswap_count(engine->stalls, 1);
+    atomic_fetch_add(&engine->n_stalled, 1);
+    atomic_fetch_add(&engine->n_held, 1);
+    /* Once: they don't rest for long while n_stalled says that we wait. */
+    memswap_evictors_kick(engine);
+    while (true) {
+        uint32_t seen = atomic_load(&engine->room_seq);
+
+        if (!engine->n_evictors) {
+            memswap_reclaim_direct(engine, block->page_size);
+        }
+        force |= memswap_may_overshoot(engine, 0);
+        outcome = memswap_fill(block, page, force ? MEMSWAP_FILL_FORCE : 0,
+                               kind);
+        if (outcome != MEMSWAP_NO_ROOM) {
+            break;
+        }
+        memswap_futex_wait(&engine->room_seq, seen,
+                           engine->n_evictors ? -1 : STALL_SLICE_NS);
+    }
+    atomic_fetch_sub(&engine->n_held, 1);
+    atomic_fetch_sub(&engine->n_stalled, 1);
+    waited = memswap_now(engine) - since;
+    memswap_count(engine->stall_ns, waited);
+    memswap_trace(engine, MEMSWAP_TRACE_STALL, block, page, waited);
+    return outcome;
+}
+
 void memswap_serve_stalled(MemswapEngine *engine)
 {
     uint32_t seen;
 
+    if (atomic_load(&engine->n_held)) {
+        next_chance(engine);
+    }
     do {
         MemswapStalled stalled;
         guint i = 0;
@@ -130,7 +183,7 @@ void memswap_serve_stalled(MemswapEngine *engine)
 void memswap_room_made(MemswapEngine *engine)
 {
     if (atomic_load(&engine->n_stalled)) {
-        atomic_fetch_add(&engine->room_seq, 1);
+        next_chance(engine);
         if (engine->n_evictors) {
             memswap_evictors_kick(engine);
         } else {

@@ -41,17 +41,19 @@ static int uffd_new(bool user_mode_only)
     return uffd >= 0 ? uffd : -errno;
 }
 
-int memswap_uffd_open(int uffd, bool user_mode_only)
+int memswap_uffd_open(int uffd, bool user_mode_only, bool inline_faults)
 {
-    static const uint64_t features[] = {
-        UFFD_NEEDED | UFFD_WANTED,
-        UFFD_NEEDED | UFFD_FEATURE_THREAD_ID,
+    const uint64_t mode = inline_faults ? UFFD_FEATURE_SIGBUS : 0;
+    const uint64_t features[] = {
+        UFFD_NEEDED | UFFD_WANTED | mode,
+        UFFD_NEEDED | UFFD_FEATURE_THREAD_ID | mode,
     };
     bool ours = uffd < 0;
     int ret = 0;
 
     if (ours) {
-        uffd = uffd_new(user_mode_only);
+        /* With SIGBUS the kernel never waits: nothing to have a right to. */
+        uffd = uffd_new(user_mode_only || inline_faults);
         if (uffd < 0) {
             return uffd;
         }

@@ -17,12 +17,13 @@
  * memswap_uffd_open: open a userfaultfd and agree on its features
  * @uffd: one that is open already and to be used, or -1
  * @user_mode_only: faults inside system calls are not wanted
+ * @inline_faults: faults are signals, not events
  *
  * Returns the descriptor, non-blocking and close-on-exec; -EPERM without the
  * right to it; -ENOSYS where the kernel lacks it, or minor faults on shared
  * memory.
  */
-int memswap_uffd_open(int uffd, bool user_mode_only);
+int memswap_uffd_open(int uffd, bool user_mode_only, bool inline_faults);
 
 /* Ask for missing and minor faults in a range; -EBUSY if it is taken. */
 int memswap_uffd_register(int uffd, void *start, size_t size);

@@ -101,6 +101,22 @@ typedef struct MemswapSettings {
     MemswapFullPolicy when_full;
 } MemswapSettings;
 
+/* How faults reach the engine. */
+typedef enum MemswapFaultMode {
+    /*
+     * They are read from memswap_engine_fd(), by whoever polls it.  For
+     * whatever touches RAM, the kernel on somebody's behalf included.
+     */
+    MEMSWAP_FAULTS_EVENTS,
+    /*
+     * Each is a SIGBUS in the thread that touched the page, which resolves it
+     * itself: see memswap_engine_fault().  A system call that is given a page
+     * that is neither mapped nor pinned fails with EFAULT.  Needs no right to
+     * anything.
+     */
+    MEMSWAP_FAULTS_INLINE,
+} MemswapFaultMode;
+
 /* What is decided once. */
 typedef struct MemswapConfig {
     MemswapSettings settings;
@@ -116,6 +132,7 @@ typedef struct MemswapConfig {
      */
     uint64_t reserve_low;
     uint64_t reserve_high;
+    MemswapFaultMode fault_mode;
     /* Only user-mode faults: for users without the right to the others. */
     bool user_mode_only;
     /* An open userfaultfd to use, which the engine then owns; or -1. */
@@ -220,6 +237,7 @@ int memswap_engine_fd(MemswapEngine *engine);
 /**
  * memswap_engine_handle: resolve the faults that are waiting
  *
+ * With MEMSWAP_FAULTS_EVENTS; in the other mode there are none to read.
  * Reads the userfaultfd until it is empty.  Never blocks on another fault,
  * on I/O or for room: what can't be resolved now is resolved by the thread
  * that it waits for.  Several threads may call it at once.
@@ -227,6 +245,21 @@ int memswap_engine_fd(MemswapEngine *engine);
  * Returns the number of events read.
  */
 unsigned int memswap_engine_handle(MemswapEngine *engine);
+
+/**
+ * memswap_engine_fault: resolve a fault in the thread that met it
+ * @host: the address that was touched
+ *
+ * With MEMSWAP_FAULTS_INLINE, for the handler of SIGBUS where si_code is
+ * BUS_ADRERR.  Waits for whoever has the page in hand, and for room under the
+ * limit if the thread may be held back; keeps errno.  Takes no lock that the
+ * thread could hold, since the engine itself never touches managed RAM, and
+ * (with evictors) allocates nothing.
+ *
+ * Returns true when the access is to be tried again; false if the address is
+ * in no managed block, in which case the signal means something else.
+ */
+bool memswap_engine_fault(MemswapEngine *engine, const void *host);
 
 /**
  * memswap_get_settings: the settings in force

@@ -5,6 +5,7 @@
  */
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -86,6 +87,58 @@ static gpointer handler(gpointer opaque)
     return NULL;
 }
 
+/* --- inline faults ----------------------------------------------------- */
+
+/* Engines whose faults come as signals; NULL where there is none. */
+static _Atomic(MemswapEngine *) inline_engines[16];
+
+static void on_sigbus(int signal, siginfo_t *info, void *context)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(inline_engines); i++) {
+        MemswapEngine *engine = atomic_load(&inline_engines[i]);
+
+        if (engine && info->si_code == BUS_ADRERR &&
+            memswap_engine_fault(engine, info->si_addr)) {
+            return;
+        }
+    }
+    /* somebody else's: as if there were no handler */
+    sigaction(SIGBUS, &(struct sigaction) { .sa_handler = SIG_DFL }, NULL);
+}
+
+static void inline_begin(MemswapEngine *engine)
+{
+    struct sigaction action = {
+        .sa_sigaction = on_sigbus,
+        .sa_flags = SA_SIGINFO,
+    };
+    size_t i = 0;
+    MemswapEngine *none = NULL;
+
+    while (!atomic_compare_exchange_strong(&inline_engines[i], &none,
+                                           engine)) {
+        none = NULL;
+        g_assert_cmpuint(++i, <, G_N_ELEMENTS(inline_engines));
+    }
+    sigaction(SIGBUS, &action, NULL);
+}
+
+static void inline_end(MemswapEngine *engine)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(inline_engines); i++) {
+        MemswapEngine *it = engine;
+
+        atomic_compare_exchange_strong(&inline_engines[i], &it, NULL);
+    }
+}
+
+bool harness_inline(const HarnessOptions *options)
+{
+    return options->inline_faults ||
+           (!g_strcmp0(g_getenv("MEMSWAP_TEST_FAULTS"), "inline") &&
+            !options->by_hand && !options->events_only);
+}
+
 void harness_settle(Harness *h)
 {
     uint64_t number;
@@ -128,6 +181,8 @@ Harness *harness_new(const HarnessOptions *options)
         .reserve_low = options->reserve_low,
         .reserve_high = options->reserve_high,
         .user_mode_only = options->user_mode_only,
+        .fault_mode = harness_inline(options) ? MEMSWAP_FAULTS_INLINE :
+                      MEMSWAP_FAULTS_EVENTS,
         .uffd = -1,
     };
     char *error = NULL;
@@ -147,6 +202,9 @@ Harness *harness_new(const HarnessOptions *options)
         h->store ? &h->store->store : NULL, &h->engine, &error);
     if (ret) {
         g_error("memswap_engine_new: %d: %s", ret, error);
+    }
+    if (config.fault_mode == MEMSWAP_FAULTS_INLINE) {
+        inline_begin(h->engine);
     }
     if (options->size) {
         h->ram = ram_new(options->size, 0);
@@ -187,6 +245,7 @@ void harness_free(Harness *h)
         g_assert_cmpuint(atomic_load(&h->engine->charged), ==, 0);
         g_assert_cmpint(atomic_load(&h->engine->trial_pages), ==, 0);
     }
+    inline_end(h->engine);
     memswap_engine_free(h->engine);
     if (h->ram.host) {
         ram_free(&h->ram);

@@ -45,6 +45,8 @@ typedef struct HarnessOptions {
     bool pool;              /* the real pool, not the fake store */
     bool by_hand;           /* no thread that resolves faults */
     bool user_mode_only;
+    bool events_only;       /* never inline faults, see harness_inline() */
+    bool inline_faults;     /* always */
     bool fake_clock;        /* time stands still but for harness_tick() */
     bool overshoot;         /* settings.when_full */
 } HarnessOptions;
@@ -75,6 +77,11 @@ typedef struct Harness {
     uint64_t asked, answers;
 } Harness;
 
+/*
+ * Do threads resolve their own faults?  With MEMSWAP_TEST_FAULTS=inline in the
+ * environment they do, unless the test resolves them by hand or wants events.
+ */
+bool harness_inline(const HarnessOptions *options);
 Harness *harness_new(const HarnessOptions *options);
 /* By hand, with one page written to, by task_write(). */
 Harness *harness_with_page(uint64_t size, uint64_t page);

@@ -305,7 +305,7 @@ static void stress(const HarnessOptions *options, bool kernel_faults)
     Stress stress = {
         .h = harness_new(options),
         .pages = g_new0(Model, PAGES),
-        .kernel_faults = kernel_faults,
+        .kernel_faults = kernel_faults && !harness_inline(options),
         .next_number = 1,
         .limit_min = options->limit / 2,
         .limit_max = options->limit * 3 / 2,
