@@ -121,6 +121,7 @@ static void apply_settings(MemswapEngine *engine,
     atomic_store(&engine->pool_limit, settings->pool_limit);
     atomic_store(&engine->compression_level, settings->compression_level);
     atomic_store(&engine->when_full, settings->when_full);
+    atomic_store(&engine->readahead, settings->readahead);
     if (engine->reserve_auto) {
         uint64_t reserve = CLAMP(settings->limit / RESERVE_DIVISOR,
                                  RESERVE_MIN, RESERVE_MAX);
@@ -138,6 +139,7 @@ void memswap_get_settings(MemswapEngine *engine, MemswapSettings *settings)
         .pool_limit = atomic_load(&engine->pool_limit),
         .compression_level = atomic_load(&engine->compression_level),
         .when_full = atomic_load(&engine->when_full),
+        .readahead = atomic_load(&engine->readahead),
     };
     g_mutex_unlock(&engine->settings_lock);
 }
@@ -240,6 +242,7 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     engine->reserve_low = config->reserve_low;
     engine->reserve_high = MAX(config->reserve_low, config->reserve_high);
     apply_settings(engine, &config->settings);
+    memswap_readahead_init(engine);
     memswap_evictors_start(engine, config->evictors);
     *result = engine;
     return 0;
@@ -263,6 +266,7 @@ void memswap_engine_free(MemswapEngine *engine)
         }
     }
     engine->store->ops->free(engine->store);
+    memswap_readahead_destroy(engine);
     close(engine->uffd);
     g_hash_table_unref(engine->overflow);
     g_array_free(engine->stalled, true);

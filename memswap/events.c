@@ -64,6 +64,7 @@ static void resolve(MemswapEngine *engine, const struct uffd_msg *msg)
         memswap_stall(block, page, since, force);
     } else if (outcome == MEMSWAP_DONE) {
         note_latency(engine, memswap_now(engine) - since);
+        memswap_readahead(block, page, kind);
     } else if (outcome == MEMSWAP_BUSY) {
         memswap_count(engine->faults[MEMSWAP_FAULT_WAITED], 1);
     }
@@ -90,6 +91,7 @@ static void resolve_here(MemswapBlock *block, uint64_t page)
     switch (outcome) {
     case MEMSWAP_DONE:
         note_latency(engine, memswap_now(engine) - since);
+        memswap_readahead(block, page, kind);
         break;
     case MEMSWAP_BUSY:
         memswap_count(engine->faults[MEMSWAP_FAULT_WAITED], 1);

@@ -44,7 +44,7 @@ static bool state_needs_room(MemswapState state)
 static int fill_map(Fill *fill)
 {
     int ret = memswap_uffd_continue(fill->engine->uffd, fill->host,
-                                    fill->block->page_size);
+                                    fill->block->page_size, NULL);
 
     if (ret == -EEXIST) {
         /* mapped already, in which case the kernel wakes nobody */
@@ -65,7 +65,7 @@ static int fill_map(Fill *fill)
 static int fill_data(Fill *fill, const void *data)
 {
     int ret = memswap_uffd_copy(fill->engine->uffd, fill->host, data,
-                                fill->block->page_size);
+                                fill->block->page_size, NULL);
 
     if (ret == -EEXIST) {
         ret = memswap_page_write(fill->block, fill->page, data);
@@ -85,25 +85,33 @@ static int fill_zero(Fill *fill)
     return ret == -EEXIST ? fill_map(fill) : ret;
 }
 
-static int fill_built(Fill *fill, MemswapState state)
+int memswap_fill_build(MemswapBlock *block, uint64_t old, uint8_t *data)
 {
-    MemswapStore *store = fill->engine->store;
-    uint64_t handle = memswap_word_handle(fill->old);
+    MemswapStore *store = block->engine->store;
+    uint64_t handle = memswap_word_handle(old);
+    uint32_t value = handle;
+
+    if (memswap_word_state(old) != MEMSWAP_ZERO) {
+        return store->ops->get(store, handle, data, block->page_size);
+    }
+    if (!value) {
+        memset(data, 0, block->page_size);
+        return 0;
+    }
+    for (size_t i = 0; i < block->page_size; i += sizeof(value)) {
+        memcpy(data + i, &value, sizeof(value));
+    }
+    return 0;
+}
+
+static int fill_built(Fill *fill)
+{
     size_t size = fill->block->page_size;
     uint8_t small[SMALL_PAGE] __attribute__((aligned(SMALL_PAGE)));
     g_autofree uint8_t *large = size > SMALL_PAGE ? g_malloc(size) : NULL;
     uint8_t *data = large ?: small;
-    int ret;
+    int ret = memswap_fill_build(fill->block, fill->old, data);
 
-    if (state == MEMSWAP_ZERO) {
-        uint32_t value = handle;
-
-        for (size_t i = 0; i < size; i += sizeof(value)) {
-            memcpy(data + i, &value, sizeof(value));
-        }
-        return fill_data(fill, data);
-    }
-    ret = store->ops->get(store, handle, data, size);
     return ret ?: fill_data(fill, data);
 }
 
@@ -118,31 +126,29 @@ static int fill_place(Fill *fill)
     case MEMSWAP_TRIAL:
         return fill_map(fill);
     default:
-        return fill_built(fill, state);
+        return fill_built(fill);
     }
 }
 
-/* It is in place: account for it, then let others at it. */
-static void fill_finish(Fill *fill, bool mapped)
+void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
+                         bool mapped)
 {
-    MemswapEngine *engine = fill->engine;
-    MemswapBlock *block = fill->block;
+    MemswapEngine *engine = block->engine;
 
-    switch (memswap_word_state(fill->old)) {
+    switch (memswap_word_state(old)) {
     case MEMSWAP_ABSENT:
-        memswap_block_moved(block, fill->page, MEMSWAP_IN_NONE,
+        memswap_block_moved(block, page, MEMSWAP_IN_NONE,
                             MEMSWAP_IN_CACHE);
         break;
     case MEMSWAP_STORED:
         /* only now that the page is in place is its copy of no use */
-        engine->store->ops->drop(engine->store,
-                                 memswap_word_handle(fill->old));
-        memswap_block_moved(block, fill->page, MEMSWAP_IN_STORE,
+        engine->store->ops->drop(engine->store, memswap_word_handle(old));
+        memswap_block_moved(block, page, MEMSWAP_IN_STORE,
                             MEMSWAP_IN_CACHE);
         memswap_count(engine->refaults, 1);
         break;
     case MEMSWAP_ZERO:
-        memswap_block_moved(block, fill->page, MEMSWAP_IN_WORD,
+        memswap_block_moved(block, page, MEMSWAP_IN_WORD,
                             MEMSWAP_IN_CACHE);
         memswap_count(engine->refaults, 1);
         break;
@@ -152,7 +158,7 @@ static void fill_finish(Fill *fill, bool mapped)
     default:
         break;
     }
-    memswap_page_settle(block, fill->page, MEMSWAP_RESIDENT,
+    memswap_page_settle(block, page, MEMSWAP_RESIDENT,
                         mapped ? MEMSWAP_WORD_MAPPED : 0, 0);
 }
 
@@ -342,6 +348,6 @@ MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
         memswap_count(engine->faults[*kind], 1);
         memswap_trace(engine, MEMSWAP_TRACE_FILL, block, page, *kind);
     }
-    fill_finish(&fill, !zapping);
+    memswap_fill_finish(block, page, fill.old, !zapping);
     return MEMSWAP_DONE;
 }

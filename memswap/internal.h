@@ -61,6 +61,8 @@ typedef struct MemswapRegion {
     _Atomic uint32_t resident;
     /* bit 0: some page was ever touched; bit 1: in the queue of trials */
     _Atomic uint32_t flags;
+    /* faults in sequence, see readahead.c */
+    _Atomic uint32_t stream;
 } MemswapRegion;
 
 #define MEMSWAP_REGION_TOUCHED 1u
@@ -121,6 +123,7 @@ struct MemswapEngine {
     _Atomic uint64_t pool_limit;
     _Atomic int compression_level;
     _Atomic int when_full;
+    _Atomic uint64_t readahead;
     bool reserve_auto;
 
     /* Blocks: slots are written under blocks_lock, read anywhere. */
@@ -169,6 +172,10 @@ struct MemswapEngine {
     _Atomic uint64_t faults[MEMSWAP_FAULT__MAX];
     _Atomic uint64_t evictions, refaults, n_trials, given_back, discards;
     _Atomic uint64_t n_store_full, overshoots, stalls, stall_ns, spurious;
+    _Atomic uint64_t n_readahead;
+
+    uint8_t *ahead_buffers;         /* MEMSWAP_AHEAD_BUFFERS, readahead.c's */
+    _Atomic uint64_t ahead_busy;    /* bits: those in use */
     _Atomic uint64_t latency[MEMSWAP_LATENCY_BUCKETS];
 };
 
@@ -301,6 +308,29 @@ typedef enum MemswapOutcome {
  */
 MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
                             unsigned int flags, MemswapFaultKind *kind);
+
+/*
+ * For other fillers.  Build the content of a page that was @old before it was
+ * taken into FILLING, STORED or ZERO; 0 or a negative errno.
+ */
+int memswap_fill_build(MemswapBlock *block, uint64_t old, uint8_t *data);
+/* It is in place: account for it, then let others at it. */
+void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
+                         bool mapped);
+
+/* readahead.c */
+
+/* Threads that may read ahead at once; at most 64. */
+#define MEMSWAP_AHEAD_BUFFERS 32
+
+void memswap_readahead_init(MemswapEngine *engine);
+void memswap_readahead_destroy(MemswapEngine *engine);
+/*
+ * A fault on the page was resolved in this thread: if it is one of a
+ * sequence, bring in what comes next.  Never waits.
+ */
+void memswap_readahead(MemswapBlock *block, uint64_t page,
+                       MemswapFaultKind kind);
 
 /* stall.c: faults that wait for room */
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,

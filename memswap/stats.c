@@ -43,6 +43,7 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
         .stalls = atomic_load(&engine->stalls),
         .stall_ns = atomic_load(&engine->stall_ns),
         .spurious = atomic_load(&engine->spurious),
+        .readahead = atomic_load(&engine->n_readahead),
     };
     for (int i = 0; i < MEMSWAP_FAULT__MAX; i++) {
         stats->faults[i] = atomic_load(&engine->faults[i]);

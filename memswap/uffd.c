@@ -104,11 +104,13 @@ int memswap_uffd_unregister(int uffd, void *start, size_t size)
     return uffd_ioctl(uffd, UFFDIO_UNREGISTER, &args);
 }
 
-int memswap_uffd_copy(int uffd, void *dst, const void *src, size_t size)
+int memswap_uffd_copy(int uffd, void *dst, const void *src, size_t size,
+                      size_t *copied)
 {
     size_t done = 0;
+    int error = 0;
 
-    while (done < size) {
+    while (done < size && !error) {
         struct uffdio_copy args = {
             .dst = (uintptr_t)dst + done,
             .src = (uintptr_t)src + done,
@@ -120,11 +122,14 @@ int memswap_uffd_copy(int uffd, void *dst, const void *src, size_t size)
             done += args.copy;
         } else if (ret == -EAGAIN) {
             sched_yield();
-        } else if (ret && ret != -EINTR) {
-            return ret;
+        } else if (ret != -EINTR) {
+            error = ret;
         }
     }
-    return 0;
+    if (copied) {
+        *copied = done;
+    }
+    return error;
 }
 
 int memswap_uffd_zero(int uffd, void *dst, size_t size)
@@ -148,11 +153,13 @@ int memswap_uffd_zero(int uffd, void *dst, size_t size)
     return 0;
 }
 
-int memswap_uffd_continue(int uffd, void *start, size_t size)
+int memswap_uffd_continue(int uffd, void *start, size_t size,
+                          size_t *mapped)
 {
     size_t done = 0;
+    int error = 0;
 
-    while (done < size) {
+    while (done < size && !error) {
         struct uffdio_continue args = {
             .range = { .start = (uintptr_t)start + done, .len = size - done },
         };
@@ -162,11 +169,14 @@ int memswap_uffd_continue(int uffd, void *start, size_t size)
             done += args.mapped;
         } else if (ret == -EAGAIN) {
             sched_yield();
-        } else if (ret && ret != -EINTR) {
-            return ret;
+        } else if (ret != -EINTR) {
+            error = ret;
         }
     }
-    return 0;
+    if (mapped) {
+        *mapped = done;
+    }
+    return error;
 }
 
 int memswap_uffd_wake(int uffd, void *start, size_t size)

@@ -30,17 +30,20 @@ int memswap_uffd_register(int uffd, void *start, size_t size);
 int memswap_uffd_unregister(int uffd, void *start, size_t size);
 
 /*
- * Put a page in place, unless there is one: -EEXIST, and nobody is woken.
- * -ENOMEM when the host has none, -ENOENT or -ESRCH if the range is gone.
+ * Put pages in place, up to the first that is there already: -EEXIST, and
+ * nobody is woken.  -ENOMEM when the host has none, -ENOENT or -ESRCH if the
+ * range is gone.  *@copied, which may be NULL, says how many bytes are.
  */
-int memswap_uffd_copy(int uffd, void *dst, const void *src, size_t size);
+int memswap_uffd_copy(int uffd, void *dst, const void *src, size_t size,
+                      size_t *copied);
 int memswap_uffd_zero(int uffd, void *dst, size_t size);
 
 /*
  * Map what is in the page cache already.  -EEXIST if it is mapped, and nobody
- * is woken; -EFAULT if the page cache has none.
+ * is woken; -EFAULT if the page cache has none.  *@mapped as above.
  */
-int memswap_uffd_continue(int uffd, void *start, size_t size);
+int memswap_uffd_continue(int uffd, void *start, size_t size,
+                          size_t *mapped);
 
 /* Let those waiting in the range try again. */
 int memswap_uffd_wake(int uffd, void *start, size_t size);

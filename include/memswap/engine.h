@@ -99,6 +99,11 @@ typedef struct MemswapSettings {
     uint64_t pool_limit;   /* bytes of the pool; UINT64_MAX: no limit */
     int compression_level; /* zstd's; negative is faster */
     MemswapFullPolicy when_full;
+    /*
+     * Bytes that are brought in ahead of a sequence of faults, at most; 0:
+     * none.  More than a region is as good as a region.
+     */
+    uint64_t readahead;
 } MemswapSettings;
 
 /* How faults reach the engine. */
@@ -175,6 +180,7 @@ typedef struct MemswapStats {
     uint64_t stalls;       /* faults held back for room */
     uint64_t stall_ns;     /* time they waited, summed */
     uint64_t spurious;     /* events for pages that needed nothing */
+    uint64_t readahead;    /* pages brought in or mapped ahead of a touch */
 
     /*
      * Faults by the time it took to resolve them, from reading the event:

@@ -176,6 +176,7 @@ Harness *harness_new(const HarnessOptions *options)
             .compression_level = -5,
             .when_full = options->overshoot ? MEMSWAP_FULL_OVERSHOOT :
                          MEMSWAP_FULL_HOLD,
+            .readahead = options->readahead,
         },
         .evictors = options->evictors,
         .reserve_low = options->reserve_low,

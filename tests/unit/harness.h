@@ -49,6 +49,7 @@ typedef struct HarnessOptions {
     bool inline_faults;     /* always */
     bool fake_clock;        /* time stands still but for harness_tick() */
     bool overshoot;         /* settings.when_full */
+    uint64_t readahead;     /* settings.readahead */
 } HarnessOptions;
 
 typedef struct Harness {

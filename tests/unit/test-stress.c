@@ -26,6 +26,7 @@
 /* Most accesses go to so many pages, in several places. */
 #define HOT_PAGES 1200
 #define RUN_MAX 16
+#define SCAN_PAGES 100
 #define WORKERS 4
 #define PERIODS 4
 
@@ -187,6 +188,23 @@ static void do_call(Worker *worker)
     unlock_run(worker, first, n);
 }
 
+/* In order, so that pages are read ahead. */
+static void do_scan(Worker *worker)
+{
+    Stress *stress = worker->stress;
+    uint64_t page = pick(worker);
+    uint64_t end = MIN(page + SCAN_PAGES, PAGES);
+
+    for (; page < end; page++) {
+        Model *model = &stress->pages[page];
+
+        g_mutex_lock(&model->lock);
+        ram_check(stress->h, page, model->number);
+        g_mutex_unlock(&model->lock);
+        atomic_fetch_add(&stress->checked, 1);
+    }
+}
+
 static gpointer work(gpointer opaque)
 {
     Worker *worker = opaque;
@@ -194,8 +212,10 @@ static gpointer work(gpointer opaque)
     while (!atomic_load(&worker->stress->stop)) {
         int dice = g_rand_int_range(worker->rand, 0, 100);
 
-        if (dice < 50) {
+        if (dice < 48) {
             do_read(worker);
+        } else if (dice < 50) {
+            do_scan(worker);
         } else if (dice < 80) {
             do_write(worker);
         } else if (dice < 90) {
@@ -384,6 +404,7 @@ static void test_kernel_faults(void)
 {
     stress(&(HarnessOptions) {
         .size = RAM_SIZE, .limit = 12 * MIB, .evictors = 1, .pool = true,
+        .readahead = 64 * PAGE,
     }, true);
 }
 
@@ -392,6 +413,7 @@ static void test_tight(void)
 {
     stress(&(HarnessOptions) {
         .size = RAM_SIZE, .limit = 2 * MIB, .evictors = 1, .pool = true,
+        .readahead = 64 * PAGE,
     }, true);
 }
 
@@ -400,7 +422,7 @@ static void test_full(void)
 {
     stress(&(HarnessOptions) {
         .size = RAM_SIZE, .limit = 12 * MIB, .evictors = 2, .pool = true,
-        .pool_limit = 8 * MIB, .overshoot = true,
+        .pool_limit = 8 * MIB, .overshoot = true, .readahead = 16 * PAGE,
     }, true);
 }
 
