@@ -376,6 +376,9 @@ static void forget_page(MemswapBlock *block, uint64_t page)
     } else if (memswap_word_state(word) == MEMSWAP_TRIAL) {
         memswap_count(engine->trial_pages, -(int64_t)block->page_size);
     }
+    if (word & MEMSWAP_WORD_KEPT) {
+        memswap_copy_forget(block, word);
+    }
     if (memswap_word_pins(word)) {
         /* against the rules, but no reason to refuse limits for ever */
         memswap_count(engine->pinned, -(int64_t)block->page_size);

@@ -51,6 +51,9 @@ void memswap_discard_filled(MemswapBlock *block, uint64_t page)
     do {
         new = (old & MEMSWAP_WORD_WANTED) | MEMSWAP_DISCARDING;
     } while (!memswap_word_cas(word, &old, new));
+    if (old & MEMSWAP_WORD_KEPT) {
+        memswap_copy_forget(block, old);
+    }
     /* a failure leaves the page to the discard that waits for us */
     discard_punch(block, page, page + 1);
 }
@@ -129,6 +132,9 @@ static Left discard_page(MemswapBlock *block, uint64_t page, int *ret)
                 if (state == MEMSWAP_TRIAL) {
                     memswap_count(block->engine->trial_pages,
                                   -(int64_t)block->page_size);
+                }
+                if (old & MEMSWAP_WORD_KEPT) {
+                    memswap_copy_forget(block, old);
                 }
                 return LEFT_PUNCH;
             }

@@ -50,6 +50,19 @@ void memswap_trace(MemswapEngine *engine, MemswapTracePoint point,
     }
 }
 
+static bool has_copy_at_rest(uint64_t word)
+{
+    switch (memswap_word_state(word)) {
+    case MEMSWAP_STORED:
+        return true;
+    case MEMSWAP_RESIDENT:
+    case MEMSWAP_TRIAL:
+        return word & MEMSWAP_WORD_KEPT;
+    default:
+        return false;
+    }
+}
+
 /* The compactor wants an entry elsewhere: only while nobody uses it. */
 static bool relocate(void *opaque, uint64_t owner, uint64_t from,
                      uint64_t to)
@@ -69,8 +82,7 @@ static bool relocate(void *opaque, uint64_t owner, uint64_t from,
         MemswapWord *word = &block->words[page];
         uint64_t old = memswap_word_load(word);
 
-        moved = memswap_word_state(old) == MEMSWAP_STORED &&
-                memswap_word_handle(old) == from &&
+        moved = has_copy_at_rest(old) && memswap_word_handle(old) == from &&
                 memswap_word_cas(word, &old,
                                  memswap_word_with_handle(old, to));
     }
@@ -122,6 +134,7 @@ static void apply_settings(MemswapEngine *engine,
     atomic_store(&engine->compression_level, settings->compression_level);
     atomic_store(&engine->when_full, settings->when_full);
     atomic_store(&engine->readahead, settings->readahead);
+    atomic_store(&engine->keep_copies, settings->keep_copies);
     if (engine->reserve_auto) {
         uint64_t reserve = CLAMP(settings->limit / RESERVE_DIVISOR,
                                  RESERVE_MIN, RESERVE_MAX);
@@ -140,6 +153,7 @@ void memswap_get_settings(MemswapEngine *engine, MemswapSettings *settings)
         .compression_level = atomic_load(&engine->compression_level),
         .when_full = atomic_load(&engine->when_full),
         .readahead = atomic_load(&engine->readahead),
+        .keep_copies = atomic_load(&engine->keep_copies),
     };
     g_mutex_unlock(&engine->settings_lock);
 }

@@ -16,10 +16,14 @@
 #define RUN_BYTES (128 * 1024)
 #define RUN_PAGES 32
 
+/* Pages that lose their kept copies at once for want of room. */
+#define SHED_BYTES (4 * 1024 * 1024)
+
 /* What becomes of a page of the run. */
 typedef enum Fate {
     FATE_BACK,      /* stays in the page cache */
-    FATE_STORED,
+    FATE_STORED,    /* in a copy made just now */
+    FATE_KEPT,      /* in the copy that it kept */
     FATE_SAME,
 } Fate;
 
@@ -64,6 +68,22 @@ static void note_store_works(MemswapEngine *engine)
     }
 }
 
+/* Is there a copy from the last time that is still right? */
+static bool copy_is_right(Run *run, unsigned int i, const uint8_t *data)
+{
+    MemswapStore *store = run->engine->store;
+    uint64_t word = memswap_word_load(&run->block->words[run->first + i]);
+
+    if (!(word & MEMSWAP_WORD_KEPT) ||
+        !store->ops->same(store, memswap_word_handle(word), data,
+                          run->block->page_size)) {
+        return false;
+    }
+    run->handle[i] = memswap_word_handle(word);
+    memswap_count(run->engine->n_unchanged, 1);
+    return true;
+}
+
 /*
  * Make the copies.  After the first that the store refuses, only pages that
  * need none go.
@@ -87,6 +107,10 @@ static void run_store(Run *run)
             run->fate[i] = FATE_SAME;
             continue;
         }
+        if (copy_is_right(run, i, data)) {
+            run->fate[i] = FATE_KEPT;
+            continue;
+        }
         if (run->full) {
             continue;
         }
@@ -95,7 +119,9 @@ static void run_store(Run *run)
                               &run->handle[i]);
         if (ret) {
             run->full = true;
-            note_store_full(run, i);
+            if (!memswap_shed_copies(run->engine, SHED_BYTES)) {
+                note_store_full(run, i);
+            }
             continue;
         }
         note_store_works(run->engine);
@@ -182,7 +208,7 @@ static unsigned int run_settle(Run *run)
 
     for (unsigned int i = 0; i < run->n; i++) {
         uint64_t page = run->first + i;
-        bool stored = run->fate[i] == FATE_STORED;
+        bool stored = run->fate[i] != FATE_SAME;
 
         if (run->fate[i] == FATE_BACK) {
             page_give_back(block, page);

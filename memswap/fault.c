@@ -134,6 +134,8 @@ void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
                          bool mapped)
 {
     MemswapEngine *engine = block->engine;
+    uint64_t flags = mapped ? MEMSWAP_WORD_MAPPED : 0;
+    uint64_t handle = 0;
 
     switch (memswap_word_state(old)) {
     case MEMSWAP_ABSENT:
@@ -141,8 +143,13 @@ void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
                             MEMSWAP_IN_CACHE);
         break;
     case MEMSWAP_STORED:
-        /* only now that the page is in place is its copy of no use */
-        engine->store->ops->drop(engine->store, memswap_word_handle(old));
+        if (memswap_copy_keep(block)) {
+            flags |= MEMSWAP_WORD_KEPT;
+            handle = memswap_word_handle(old);
+        } else {
+            /* only now that the page is in place is its copy of no use */
+            engine->store->ops->drop(engine->store, memswap_word_handle(old));
+        }
         memswap_block_moved(block, page, MEMSWAP_IN_STORE,
                             MEMSWAP_IN_CACHE);
         memswap_count(engine->refaults, 1);
@@ -158,8 +165,7 @@ void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
     default:
         break;
     }
-    memswap_page_settle(block, page, MEMSWAP_RESIDENT,
-                        mapped ? MEMSWAP_WORD_MAPPED : 0, 0);
+    memswap_page_settle(block, page, MEMSWAP_RESIDENT, flags, handle);
 }
 
 /* Is this an error that will not go away?  Then the content is given up. */

@@ -124,6 +124,7 @@ struct MemswapEngine {
     _Atomic int compression_level;
     _Atomic int when_full;
     _Atomic uint64_t readahead;
+    _Atomic uint64_t keep_copies;
     bool reserve_auto;
 
     /* Blocks: slots are written under blocks_lock, read anywhere. */
@@ -169,10 +170,11 @@ struct MemswapEngine {
     /* Counters; see MemswapStats. */
     _Atomic int64_t trial_pages;    /* bytes on trial */
     _Atomic int64_t pinned;         /* bytes with a pin */
+    _Atomic int64_t kept;           /* bytes of pages with a kept copy */
     _Atomic uint64_t faults[MEMSWAP_FAULT__MAX];
     _Atomic uint64_t evictions, refaults, n_trials, given_back, discards;
     _Atomic uint64_t n_store_full, overshoots, stalls, stall_ns, spurious;
-    _Atomic uint64_t n_readahead;
+    _Atomic uint64_t n_readahead, n_unchanged;
 
     uint8_t *ahead_buffers;         /* MEMSWAP_AHEAD_BUFFERS, readahead.c's */
     _Atomic uint64_t ahead_busy;    /* bits: those in use */
@@ -262,7 +264,9 @@ void memswap_page_call_off(MemswapWord *word);
 /*
  * End a transition that the caller owns: to @state with @flags and @handle,
  * pins kept; wakes who waits.  With DISCARD set in FILLING, a page in the
- * page cache without pins is forgotten instead; see discard.c.
+ * page cache without pins is forgotten instead; see discard.c.  A kept copy
+ * stays with a page that stays in the page cache, and is dropped otherwise,
+ * unless it is the one that the page is now STORED as.
  */
 void memswap_page_settle(MemswapBlock *block, uint64_t page,
                          MemswapState state, uint64_t flags,
@@ -317,6 +321,20 @@ int memswap_fill_build(MemswapBlock *block, uint64_t old, uint8_t *data);
 /* It is in place: account for it, then let others at it. */
 void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
                          bool mapped);
+
+/* copies.c */
+
+/* Larger pages keep no copies. */
+#define MEMSWAP_KEEP_PAGE_SIZE 4096
+
+/* May one more page keep its copy?  Then it is counted. */
+bool memswap_copy_keep(MemswapBlock *block);
+/* The copy of a page that kept one is a copy like any other again. */
+void memswap_copy_unkept(MemswapBlock *block);
+/* Drop the copy that this word, which is changed already, kept. */
+void memswap_copy_forget(MemswapBlock *block, uint64_t word);
+/* Drop copies of about @bytes of pages; returns of how many. */
+uint64_t memswap_shed_copies(MemswapEngine *engine, uint64_t bytes);
 
 /* readahead.c */
 

@@ -89,18 +89,35 @@ void memswap_page_settle(MemswapBlock *block, uint64_t page,
 {
     MemswapWord *word = &block->words[page];
     uint64_t old = memswap_word_load(word);
+    bool cached = state == MEMSWAP_RESIDENT || state == MEMSWAP_TRIAL;
+    bool kept;
     uint64_t new;
 
     do {
         if ((old & MEMSWAP_WORD_DISCARD) && !memswap_word_pins(old) &&
-            (state == MEMSWAP_RESIDENT || state == MEMSWAP_TRIAL)) {
+            cached) {
+            if (flags & MEMSWAP_WORD_KEPT) {
+                memswap_copy_forget(block, memswap_word_with_handle(0,
+                                                                    handle));
+            }
             memswap_discard_filled(block, page);
             return;
         }
         new = (old & MEMSWAP_PIN_MASK) | state | flags;
-        new = memswap_word_with_handle(new, handle);
+        kept = old & MEMSWAP_WORD_KEPT;
+        if (kept && cached) {
+            new |= old & (MEMSWAP_WORD_KEPT | MEMSWAP_HANDLE_MASK);
+        } else {
+            new = memswap_word_with_handle(new, handle);
+        }
     } while (!memswap_word_cas(word, &old, new));
 
+    if (kept && state == MEMSWAP_STORED &&
+        memswap_word_handle(old) == handle) {
+        memswap_copy_unkept(block);
+    } else if (kept && !cached) {
+        memswap_copy_forget(block, old);
+    }
     if (old & MEMSWAP_WORD_WANTED) {
         memswap_page_wake(block, page);
     }

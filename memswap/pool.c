@@ -17,6 +17,8 @@
 #include "pool-internal.h"
 
 #define WRITERS_MAX 16
+/* What same() unpacks on the stack. */
+#define SAME_MAX 4096
 
 static MemswapPool *pool_of(MemswapStore *store)
 {
@@ -202,6 +204,15 @@ static int pool_get(MemswapStore *store, uint64_t handle, void *buffer,
                               entry->bytes, entry->length) ? 0 : -EBADMSG;
 }
 
+static bool pool_same(MemswapStore *store, uint64_t handle, const void *data,
+                      size_t size)
+{
+    uint8_t copy[SAME_MAX];
+
+    return size <= sizeof(copy) && !pool_get(store, handle, copy, size) &&
+           !memcmp(copy, data, size);
+}
+
 static void pool_drop(MemswapStore *store, uint64_t handle)
 {
     MemswapPool *pool = pool_of(store);
@@ -273,6 +284,7 @@ static void pool_free(MemswapStore *store)
 static const MemswapStoreOps pool_ops = {
     .put = pool_put,
     .get = pool_get,
+    .same = pool_same,
     .drop = pool_drop,
     .maintain = memswap_pool_maintain,
     .configure = pool_configure,

@@ -44,6 +44,8 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
         .stall_ns = atomic_load(&engine->stall_ns),
         .spurious = atomic_load(&engine->spurious),
         .readahead = atomic_load(&engine->n_readahead),
+        .unchanged = atomic_load(&engine->n_unchanged),
+        .kept = MAX(atomic_load(&engine->kept), 0),
     };
     for (int i = 0; i < MEMSWAP_FAULT__MAX; i++) {
         stats->faults[i] = atomic_load(&engine->faults[i]);

@@ -47,6 +47,12 @@ typedef struct MemswapStoreOps {
      */
     int (*get)(MemswapStore *store, uint64_t handle, void *buffer,
                size_t size);
+    /*
+     * Is what is kept under @handle whole, and the same as these @size bytes?
+     * At most 4 KiB.
+     */
+    bool (*same)(MemswapStore *store, uint64_t handle, const void *data,
+                 size_t size);
     /* Forget the copy. */
     void (*drop)(MemswapStore *store, uint64_t handle);
     /*
@@ -69,8 +75,8 @@ struct MemswapStore {
 
 /*
  * Asks the engine to replace @from by @to as the handle of page @owner.
- * Returns false, with nothing changed, unless the page is stored under @from
- * and in no transition; the mover then leaves @from as it is and drops @to.
+ * Returns false, with nothing changed, unless the page is stored or has a kept
+ * copy under @from and is in no transition; the mover then leaves @from as it is and drops @to.
  */
 typedef bool MemswapRelocate(void *opaque, uint64_t owner, uint64_t from,
                              uint64_t to);

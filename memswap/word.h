@@ -11,7 +11,8 @@
  *    4-7    flags
  *    8-11   age, for policies that order pages by it; 0 so far
  *    12-23  pins; the highest value says that the count is in a side table
- *    24-63  in STORED, and FILLING from it: the store's handle;
+ *    24-63  in STORED, and FILLING from it: the store's handle; with KEPT the
+ *           same, of a copy that may be stale;
  *           in ZERO, and FILLING from it: the 32-bit value the page repeats
  *
  * The lower half is what threads wait on (futex).
@@ -53,6 +54,11 @@ typedef enum MemswapState {
  * before a zap.
  */
 #define MEMSWAP_WORD_MAPPED     (1ULL << 6)
+/*
+ * In the page cache, owned or not: the handle is that of a copy made when the
+ * page was evicted the last time, see copies.c.
+ */
+#define MEMSWAP_WORD_KEPT       (1ULL << 7)
 
 #define MEMSWAP_PIN_SHIFT       12
 #define MEMSWAP_PIN_MASK        (0xfffULL << MEMSWAP_PIN_SHIFT)
@@ -104,7 +110,8 @@ static inline bool memswap_word_legal(uint64_t old, uint64_t new)
         [MEMSWAP_ABSENT]     = TO(FILLING),
         [MEMSWAP_RESIDENT]   = TO(RESIDENT) | TO(TRIAL) | TO(FILLING) |
                                TO(DISCARDING),
-        [MEMSWAP_TRIAL]      = TO(FILLING) | TO(EVICTING) | TO(DISCARDING),
+        [MEMSWAP_TRIAL]      = TO(TRIAL) | TO(FILLING) | TO(EVICTING) |
+                               TO(DISCARDING),
         [MEMSWAP_EVICTING]   = TO(EVICTING) | TO(STORED) | TO(ZERO) |
                                TO(FILLING),
         [MEMSWAP_STORED]     = TO(STORED) | TO(FILLING) | TO(DISCARDING),
@@ -116,7 +123,6 @@ static inline bool memswap_word_legal(uint64_t old, uint64_t new)
         [MEMSWAP_DISCARDING] = TO(DISCARDING) | TO(ABSENT) | TO(FILLING),
         [MEMSWAP_POISONED]   = TO(POISONED) | TO(DISCARDING),
     };
-#undef TO
     MemswapState from = memswap_word_state(old);
     MemswapState to = memswap_word_state(new);
     bool pinned = memswap_word_pins(new) != 0;
@@ -148,10 +154,16 @@ static inline bool memswap_word_legal(uint64_t old, uint64_t new)
         /* without an entry in the side table */
         return false;
     }
+    if ((new & MEMSWAP_WORD_KEPT) &&
+        !((TO(RESIDENT) | TO(TRIAL) | TO(EVICTING) | TO(FILLING)) &
+          (1u << to))) {
+        return false;
+    }
     if ((new & MEMSWAP_WORD_DISCARD) && to != MEMSWAP_FILLING) {
         return false;
     }
     return true;
+#undef TO
 }
 
 static inline uint64_t memswap_word_load(MemswapWord *word)

@@ -104,6 +104,12 @@ typedef struct MemswapSettings {
      * none.  More than a region is as good as a region.
      */
     uint64_t readahead;
+    /*
+     * Bytes of resident pages that may keep their stored copies, so that one
+     * that was not written to is not compressed again; 0: none.  The copies
+     * go first when the store is full.
+     */
+    uint64_t keep_copies;
 } MemswapSettings;
 
 /* How faults reach the engine. */
@@ -158,6 +164,7 @@ typedef struct MemswapStats {
 
     uint64_t trial;        /* part of @resident: unmapped, awaiting a touch */
     uint64_t pinned;       /* bytes with at least one pin */
+    uint64_t kept;         /* bytes whose stored copies are kept */
     uint64_t peak_resident;
     uint64_t metadata;     /* bytes of page words and region state in use */
 
@@ -181,6 +188,7 @@ typedef struct MemswapStats {
     uint64_t stall_ns;     /* time they waited, summed */
     uint64_t spurious;     /* events for pages that needed nothing */
     uint64_t readahead;    /* pages brought in or mapped ahead of a touch */
+    uint64_t unchanged;    /* evictions that found a kept copy right */
 
     /*
      * Faults by the time it took to resolve them, from reading the event:

@@ -77,6 +77,18 @@ static int fake_get(MemswapStore *opaque, uint64_t handle, void *buffer,
     return error;
 }
 
+static bool fake_same(MemswapStore *opaque, uint64_t handle, const void *data,
+                      size_t size)
+{
+    FakeStore *store = (FakeStore *)opaque;
+    GBytes *copy = copy_of(store, handle);
+    bool same = g_bytes_get_size(copy) == size &&
+                !memcmp(g_bytes_get_data(copy, NULL), data, size);
+
+    g_bytes_unref(copy);
+    return same;
+}
+
 static void fake_drop(MemswapStore *opaque, uint64_t handle)
 {
     FakeStore *store = (FakeStore *)opaque;
@@ -138,6 +150,7 @@ FakeStore *fake_store_new(void)
     static const MemswapStoreOps ops = {
         .put = fake_put,
         .get = fake_get,
+        .same = fake_same,
         .drop = fake_drop,
         .maintain = fake_maintain,
         .configure = fake_configure,

@@ -177,6 +177,7 @@ Harness *harness_new(const HarnessOptions *options)
             .when_full = options->overshoot ? MEMSWAP_FULL_OVERSHOOT :
                          MEMSWAP_FULL_HOLD,
             .readahead = options->readahead,
+            .keep_copies = options->keep_copies,
         },
         .evictors = options->evictors,
         .reserve_low = options->reserve_low,
@@ -245,6 +246,7 @@ void harness_free(Harness *h)
         }
         g_assert_cmpuint(atomic_load(&h->engine->charged), ==, 0);
         g_assert_cmpint(atomic_load(&h->engine->trial_pages), ==, 0);
+        g_assert_cmpint(atomic_load(&h->engine->kept), ==, 0);
     }
     inline_end(h->engine);
     memswap_engine_free(h->engine);
@@ -279,6 +281,9 @@ static void check_block(Harness *h, MemswapBlock *block, MemswapStats *sum)
         n[memswap_word_state(word)] += block->page_size;
         if (memswap_word_pins(word)) {
             sum->pinned += block->page_size;
+        }
+        if (word & MEMSWAP_WORD_KEPT) {
+            sum->kept += block->page_size;
         }
     }
     g_assert_cmpuint(n[MEMSWAP_EVICTING], ==, 0);
@@ -337,9 +342,11 @@ void harness_check(Harness *h)
     g_assert_cmpuint(stats.untouched, ==, sum.untouched);
     g_assert_cmpuint(stats.poisoned, ==, sum.poisoned);
     g_assert_cmpuint(stats.pinned, ==, sum.pinned);
+    g_assert_cmpuint(stats.kept, ==, sum.kept);
     g_assert_cmpuint(atomic_load(&h->engine->charged), ==, sum.resident);
     if (h->store) {
-        g_assert_cmpuint(fake_store_live(h->store) * PAGE, ==, sum.stored);
+        g_assert_cmpuint(fake_store_live(h->store) * PAGE, ==,
+                         sum.stored + sum.kept);
     }
     if (evictors) {
         atomic_store(&h->engine->stop, false);

@@ -50,6 +50,7 @@ typedef struct HarnessOptions {
     bool fake_clock;        /* time stands still but for harness_tick() */
     bool overshoot;         /* settings.when_full */
     uint64_t readahead;     /* settings.readahead */
+    uint64_t keep_copies;   /* settings.keep_copies */
 } HarnessOptions;
 
 typedef struct Harness {

@@ -404,7 +404,7 @@ static void test_kernel_faults(void)
 {
     stress(&(HarnessOptions) {
         .size = RAM_SIZE, .limit = 12 * MIB, .evictors = 1, .pool = true,
-        .readahead = 64 * PAGE,
+        .readahead = 64 * PAGE, .keep_copies = 6 * MIB,
     }, true);
 }
 
@@ -423,6 +423,7 @@ static void test_full(void)
     stress(&(HarnessOptions) {
         .size = RAM_SIZE, .limit = 12 * MIB, .evictors = 2, .pool = true,
         .pool_limit = 8 * MIB, .overshoot = true, .readahead = 16 * PAGE,
+        .keep_copies = RAM_SIZE,
     }, true);
 }
 

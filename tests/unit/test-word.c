@@ -24,7 +24,7 @@ static const char *const table[MEMSWAP_STATE__MAX] = {
     /*       ARTESZFDP */
     [A] =   "......x..",
     [R] =   ".xx...xx.",
-    [T] =   "...x..xx.",
+    [T] =   "..xx..xx.",
     [E] =   "...xxxx..",
     [S] =   "....x.xx.",
     [Z] =   "......xx.",

@@ -1,0 +1,91 @@
+/*
+ * Kept copies: pages in the page cache whose stored copy was not dropped
+ *
+ * A page that comes back and is not written to need not be compressed again
+ * when it leaves.  Its word keeps the copy's handle, under a budget; eviction
+ * compares the page with the copy, since nothing tells writes from reads here.
+ * So a kept copy is never believed, and may be forgotten at any time.
+ *
+ * Whoever changes a word with MEMSWAP_WORD_KEPT either carries flag and handle
+ * along, or owns the copy from then on and drops it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "internal.h"
+
+bool memswap_copy_keep(MemswapBlock *block)
+{
+    MemswapEngine *engine = block->engine;
+    int64_t budget = MIN(atomic_load_explicit(&engine->keep_copies,
+                                              memory_order_relaxed),
+                         (uint64_t)INT64_MAX);
+    int64_t size = block->page_size;
+
+    if (size > MEMSWAP_KEEP_PAGE_SIZE) {
+        return false;
+    }
+    if (atomic_fetch_add(&engine->kept, size) + size <= budget) {
+        return true;
+    }
+    atomic_fetch_sub(&engine->kept, size);
+    return false;
+}
+
+void memswap_copy_unkept(MemswapBlock *block)
+{
+    atomic_fetch_sub(&block->engine->kept, (int64_t)block->page_size);
+}
+
+void memswap_copy_forget(MemswapBlock *block, uint64_t word)
+{
+    MemswapStore *store = block->engine->store;
+
+    store->ops->drop(store, memswap_word_handle(word));
+    memswap_copy_unkept(block);
+}
+
+/* Returns the number of pages whose copies went. */
+static uint64_t shed_region(MemswapBlock *block, uint64_t number)
+{
+    uint64_t end = memswap_region_end(block, number);
+    uint64_t n = 0;
+
+    for (uint64_t page = memswap_region_first(block, number); page < end;
+         page++) {
+        MemswapWord *word = &block->words[page];
+        uint64_t old = memswap_word_load(word);
+
+        /* in a transition, it is its owner's business */
+        if ((old & MEMSWAP_WORD_KEPT) &&
+            (memswap_word_state(old) == MEMSWAP_RESIDENT ||
+             memswap_word_state(old) == MEMSWAP_TRIAL) &&
+            memswap_word_cas(word, &old, old & ~(MEMSWAP_WORD_KEPT |
+                                                 MEMSWAP_HANDLE_MASK))) {
+            memswap_copy_forget(block, old);
+            n++;
+        }
+    }
+    return n;
+}
+
+uint64_t memswap_shed_copies(MemswapEngine *engine, uint64_t bytes)
+{
+    unsigned int slots = atomic_load(&engine->n_slots);
+    uint64_t shed = 0;
+
+    for (unsigned int i = 0; i < slots && shed < bytes; i++) {
+        MemswapBlock *block = memswap_block_get(engine, i);
+
+        for (uint64_t k = 0; block && k < block->n_regions && shed < bytes;
+             k++) {
+            if (atomic_load(&block->regions[k].resident)) {
+                shed += shed_region(block, k) << block->page_shift;
+            }
+        }
+        if (block) {
+            memswap_block_unref(block);
+        }
+    }
+    return shed;
+}
