@@ -223,6 +223,8 @@ static unsigned int run_settle(Run *run)
     }
     memswap_count(run->engine->evictions, gone);
     if (gone) {
+        memswap_age_evicted(run->engine, memswap_page_region(block,
+                                                             run->first));
         memswap_uncharge(run->engine, (uint64_t)gone << block->page_shift);
         memswap_trace(run->engine, MEMSWAP_TRACE_EVICT, block, run->first,
                       gone);

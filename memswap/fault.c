@@ -153,11 +153,13 @@ void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
         memswap_block_moved(block, page, MEMSWAP_IN_STORE,
                             MEMSWAP_IN_CACHE);
         memswap_count(engine->refaults, 1);
+        memswap_age_refaulted(engine, memswap_page_region(block, page));
         break;
     case MEMSWAP_ZERO:
         memswap_block_moved(block, page, MEMSWAP_IN_WORD,
                             MEMSWAP_IN_CACHE);
         memswap_count(engine->refaults, 1);
+        memswap_age_refaulted(engine, memswap_page_region(block, page));
         break;
     case MEMSWAP_TRIAL:
         memswap_count(engine->trial_pages, -(int64_t)block->page_size);

@@ -32,6 +32,8 @@
 
 /* Slots in the table of blocks. */
 #define MEMSWAP_MAX_BLOCKS 1024
+/* Regions behind sequences of faults that are remembered. */
+#define MEMSWAP_BEHIND_MAX 8
 /* A store's owner names a page by its block's slot and its number in it. */
 #define MEMSWAP_OWNER_SHIFT 40
 
@@ -63,6 +65,10 @@ typedef struct MemswapRegion {
     _Atomic uint32_t flags;
     /* faults in sequence, see readahead.c */
     _Atomic uint32_t stream;
+    _Atomic uint32_t streamed;  /* pages that the last sequence brought in */
+    /* see age.c */
+    _Atomic uint32_t age;
+    _Atomic uint32_t evicted_at;    /* engine->evictions, its lower half */
 } MemswapRegion;
 
 #define MEMSWAP_REGION_TOUCHED 1u
@@ -98,6 +104,7 @@ typedef struct MemswapTrial {
     MemswapBlock *block;        /* holds a reference */
     uint64_t region;
     uint64_t next;              /* first page not looked at yet */
+    uint64_t tried, gone;       /* pages on trial at first, and gone since */
 } MemswapTrial;
 
 /* A fault held back for room. */
@@ -147,6 +154,9 @@ struct MemswapEngine {
     _Atomic uint32_t in_hand;       /* trials that somebody looks at now */
     unsigned int hand_slot;
     uint64_t hand_region;
+    /* regions that a sequence left behind: slot + 1 and number; 0: none */
+    _Atomic uint64_t behind[MEMSWAP_BEHIND_MAX];
+    _Atomic uint32_t behind_next;
     _Atomic bool store_full;        /* a put was refused, none worked since */
 
     /* Evictors. */
@@ -179,6 +189,7 @@ struct MemswapEngine {
     uint8_t *ahead_buffers;         /* MEMSWAP_AHEAD_BUFFERS, readahead.c's */
     _Atomic uint64_t ahead_busy;    /* bits: those in use */
     _Atomic uint64_t latency[MEMSWAP_LATENCY_BUCKETS];
+    _Atomic uint64_t distances[MEMSWAP_DISTANCE_BUCKETS];
 };
 
 /* Counters are statistics: no order with anything else is implied. */
@@ -321,6 +332,24 @@ int memswap_fill_build(MemswapBlock *block, uint64_t old, uint8_t *data);
 /* It is in place: account for it, then let others at it. */
 void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
                          bool mapped);
+
+/* age.c */
+
+/* Does the clock's hand pass the region by, this time? */
+bool memswap_age_pass(MemswapRegion *region);
+/* Of so many pages on trial, so many are gone. */
+void memswap_age_looked(MemswapRegion *region, uint64_t tried, uint64_t gone);
+/* Pages of the region left, or came back. */
+void memswap_age_evicted(MemswapEngine *engine, MemswapRegion *region);
+void memswap_age_refaulted(MemswapEngine *engine, MemswapRegion *region);
+/* In pages, of whatever was evicted last in the region. */
+uint32_t memswap_refault_distance(MemswapEngine *engine,
+                                  MemswapRegion *region);
+/* A sequence of faults brought the region in, and went on to the next. */
+void memswap_age_behind(MemswapBlock *block, uint64_t number);
+/* Such a region that is to go first; its block is counted in.  NULL: none. */
+MemswapBlock *memswap_age_take_behind(MemswapEngine *engine,
+                                      uint64_t *number);
 
 /* copies.c */
 

@@ -208,6 +208,17 @@ static bool goes_on(MemswapBlock *block, uint64_t first, uint32_t stream,
     return true;
 }
 
+/* A sequence went on from this region to the next. */
+static void left_behind(MemswapBlock *block, uint64_t number)
+{
+    uint32_t streamed = atomic_exchange_explicit(
+        &block->regions[number].streamed, 0, memory_order_relaxed);
+
+    if (streamed >= block->region_pages - block->region_pages / 4) {
+        memswap_age_behind(block, number);
+    }
+}
+
 void memswap_readahead(MemswapBlock *block, uint64_t page,
                        MemswapFaultKind kind)
 {
@@ -222,7 +233,8 @@ void memswap_readahead(MemswapBlock *block, uint64_t page,
     uint32_t stream = atomic_load_explicit(&region->stream,
                                            memory_order_relaxed);
     uint64_t window = 0;
-    bool goes;
+    bool goes, entered = false;
+    unsigned int n;
 
     if (!limit || block->region_pages == 1 ||
         (kind != MEMSWAP_FAULT_STORED && kind != MEMSWAP_FAULT_SAME &&
@@ -237,6 +249,13 @@ void memswap_readahead(MemswapBlock *block, uint64_t page,
         stream = atomic_load_explicit(&block->regions[number - 1].stream,
                                       memory_order_relaxed);
         goes = goes_on(block, before, stream, page);
+        entered = goes;
+    }
+    if (!goes || entered) {
+        atomic_store_explicit(&region->streamed, 0, memory_order_relaxed);
+    }
+    if (entered) {
+        left_behind(block, number - 1);
     }
     if (goes) {
         window = MAX(2 * STREAM_WINDOW(stream), FIRST_WINDOW);
@@ -244,7 +263,10 @@ void memswap_readahead(MemswapBlock *block, uint64_t page,
     }
     page++;
     if (window) {
-        page += bring_in(block, page, MIN(end, page + window));
+        n = bring_in(block, page, MIN(end, page + window));
+        atomic_fetch_add_explicit(&region->streamed, n + 1,
+                                  memory_order_relaxed);
+        page += n;
     }
     atomic_store_explicit(&region->stream, STREAM(page - first, window),
                           memory_order_relaxed);

@@ -120,6 +120,26 @@ uint64_t memswap_reclaim_round(MemswapEngine *engine)
     return regions;
 }
 
+/* False if it is in the queue of trials, or was taken from there. */
+static bool queue_region(MemswapRegion *region)
+{
+    return !(atomic_fetch_or(&region->flags, MEMSWAP_REGION_QUEUED) &
+             MEMSWAP_REGION_QUEUED);
+}
+
+/* Takes over the reference to the block. */
+static MemswapTrial *trial_new(MemswapBlock *block, uint64_t number)
+{
+    MemswapTrial *entry = g_new(MemswapTrial, 1);
+
+    *entry = (MemswapTrial) {
+        .block = block,
+        .region = number,
+        .next = memswap_region_first(block, number),
+    };
+    return entry;
+}
+
 /*
  * Move the hand to the next region worth a trial.  Called with reclaim_lock.
  * Returns NULL after going around without finding one.
@@ -128,7 +148,8 @@ static MemswapTrial *clock_next(MemswapEngine *engine)
 {
     unsigned int n = atomic_load(&engine->n_slots);
 
-    for (unsigned int seen = 0; seen <= n && n; seen++) {
+    /* Twice around: the second time, none is passed by for its age. */
+    for (unsigned int seen = 0; seen <= 2 * n && n; seen++) {
         MemswapBlock *block;
 
         if (engine->hand_slot >= n) {
@@ -141,16 +162,9 @@ static MemswapTrial *clock_next(MemswapEngine *engine)
             MemswapRegion *region = &block->regions[number];
 
             if (atomic_load(&region->resident) &&
-                !(atomic_fetch_or(&region->flags, MEMSWAP_REGION_QUEUED) &
-                  MEMSWAP_REGION_QUEUED)) {
-                MemswapTrial *next = g_new(MemswapTrial, 1);
-
-                *next = (MemswapTrial) {
-                    .block = block,
-                    .region = number,
-                    .next = memswap_region_first(block, number),
-                };
-                return next;
+                (!memswap_age_pass(region) || seen > n) &&
+                queue_region(region)) {
+                return trial_new(block, number);
             }
         }
         if (block) {
@@ -223,6 +237,7 @@ static MemswapTrial *next_trial(MemswapEngine *engine, bool *all)
             memswap_region_disown(region);
         }
         g_mutex_lock(&engine->reclaim_lock);
+        entry->tried = waiting;
         if (waiting) {
             trial_queue(engine, entry, false);
         } else {
@@ -240,6 +255,26 @@ static MemswapTrial *next_trial(MemswapEngine *engine, bool *all)
     return entry;
 }
 
+/*
+ * A region behind a sequence of faults: nobody is expected back there, so it
+ * needs no time to prove warm.  NULL if there is none.
+ */
+static MemswapTrial *next_behind(MemswapEngine *engine)
+{
+    uint64_t number;
+    MemswapBlock *block;
+
+    while ((block = memswap_age_take_behind(engine, &number))) {
+        if (atomic_load(&block->regions[number].resident) &&
+            queue_region(&block->regions[number])) {
+            atomic_fetch_add(&engine->in_hand, 1);
+            return trial_new(block, number);
+        }
+        memswap_block_unref(block);
+    }
+    return NULL;
+}
+
 bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
                           uint64_t *gone)
 {
@@ -249,7 +284,12 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
     bool all;
 
     *gone = 0;
-    entry = next_trial(engine, &all);
+    entry = next_behind(engine);
+    if (entry) {
+        urgent = true;
+    } else {
+        entry = next_trial(engine, &all);
+    }
     if (!entry) {
         return !all;
     }
@@ -257,11 +297,17 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
     if (memswap_region_try_own(region)) {
         if (urgent) {
             /* Those touched since go all the same: somebody waits. */
-            trial(entry->block, entry->region);
+            uint64_t tried = trial(entry->block, entry->region);
+
+            entry->tried = MAX(entry->tried, tried);
         }
         *gone = memswap_evict_region(entry->block, entry->region,
                                      &entry->next, max);
+        entry->gone += *gone >> entry->block->page_shift;
         more = entry->next < memswap_region_end(entry->block, entry->region);
+        if (!more) {
+            memswap_age_looked(region, entry->tried, entry->gone);
+        }
         memswap_region_disown(region);
     }
     g_mutex_lock(&engine->reclaim_lock);

@@ -53,6 +53,9 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
     for (int i = 0; i < MEMSWAP_LATENCY_BUCKETS; i++) {
         stats->latency[i] = atomic_load(&engine->latency[i]);
     }
+    for (int i = 0; i < MEMSWAP_DISTANCE_BUCKETS; i++) {
+        stats->distances[i] = atomic_load(&engine->distances[i]);
+    }
     for (unsigned int i = 0; i < n; i++) {
         MemswapBlock *block = memswap_block_get(engine, i);
 

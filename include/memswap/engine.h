@@ -151,6 +151,7 @@ typedef struct MemswapConfig {
 } MemswapConfig;
 
 #define MEMSWAP_LATENCY_BUCKETS 40
+#define MEMSWAP_DISTANCE_BUCKETS 32
 
 /* Counters since creation, gauges now; see memswap_get_stats(). */
 typedef struct MemswapStats {
@@ -195,6 +196,12 @@ typedef struct MemswapStats {
      * bucket n counts those of [2^n, 2^(n+1)) ns.
      */
     uint64_t latency[MEMSWAP_LATENCY_BUCKETS];
+    /*
+     * Refaults by the pages evicted between a page's eviction and its return:
+     * bucket n counts those of [2^n, 2^(n+1)).  Known for whole regions: it is
+     * the distance from the last eviction in the page's region.
+     */
+    uint64_t distances[MEMSWAP_DISTANCE_BUCKETS];
 } MemswapStats;
 
 /* The gauges of one block; same meaning as in MemswapStats. */
