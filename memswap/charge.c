@@ -27,7 +27,6 @@ static void note_peak(MemswapEngine *engine, uint64_t charged)
 
 bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
 {
-    uint64_t limit = atomic_load(&engine->limit);
     uint64_t charged = atomic_load(&engine->charged);
     bool over;
 
@@ -43,9 +42,8 @@ bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
         memswap_count(engine->overshoots, 1);
     }
     note_peak(engine, charged);
-    if (charged + atomic_load(&engine->reserve_low) > limit &&
-        atomic_load(&engine->sleepers)) {
-        memswap_evictors_kick(engine);
+    if (atomic_load(&engine->sleepers)) {
+        memswap_evictors_charged(engine, charged);
     }
     return true;
 }

@@ -1,9 +1,10 @@
 /*
  * Evictors: background threads that keep room under the limit
  *
- * They start when less than reserve_low is free, and sleep again when
- * reserve_high is, so that a fault normally finds room without waiting.  They
- * also resolve the faults that found none.
+ * The first starts when less than reserve_low is free, and sleeps again when
+ * reserve_high is, so that a fault normally finds room without waiting.  If
+ * that doesn't do, and only half of reserve_low is free, the others help until
+ * all of it is.  They also resolve the faults that found none.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -41,21 +42,58 @@ static bool wants_room(MemswapEngine *engine, uint64_t reserve)
     return excess(engine, reserve) > 0;
 }
 
-void memswap_evictors_kick(MemswapEngine *engine)
+static void kick(_Atomic uint32_t *reasons)
 {
-    atomic_fetch_add(&engine->kick, 1);
-    memswap_futex_wake(&engine->kick);
+    atomic_fetch_add(reasons, 1);
+    memswap_futex_wake(reasons);
 }
 
-/* Reclaim until reserve_high is free.  Returns false for lack of progress. */
-static bool make_room(MemswapEngine *engine)
+void memswap_evictors_kick(MemswapEngine *engine)
+{
+    kick(&engine->kick);
+    kick(&engine->helpers_kick);
+}
+
+void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged)
+{
+    uint64_t limit = atomic_load(&engine->limit);
+    uint64_t low = atomic_load(&engine->reserve_low);
+    uint32_t helpers = atomic_load(&engine->helpers_asleep);
+
+    if (charged + low <= limit) {
+        return;
+    }
+    if (atomic_load(&engine->sleepers) > helpers) {
+        kick(&engine->kick);
+    }
+    if (helpers && charged + low / 2 > limit) {
+        kick(&engine->helpers_kick);
+    }
+}
+
+/* When to start, and when there is enough. */
+static uint64_t reserve_start(MemswapEngine *engine, bool helper)
+{
+    return atomic_load(&engine->reserve_low) / (helper ? 2 : 1);
+}
+
+static uint64_t reserve_stop(MemswapEngine *engine, bool helper)
+{
+    return atomic_load(helper ? &engine->reserve_low :
+                       &engine->reserve_high);
+}
+
+/* Reclaim until enough is free.  Returns false for lack of progress. */
+static bool make_room(MemswapEngine *engine, bool helper)
 {
     unsigned int helpless = 0;
     uint64_t fruitless = 0;
+    /* one chance for those that failed before */
+    uint32_t seen_failed = atomic_load(&engine->held_failed) - 1;
     uint64_t patience = memswap_reclaim_round(engine) + 1;
 
     while (!atomic_load(&engine->stop)) {
-        uint64_t want = excess(engine, atomic_load(&engine->reserve_high));
+        uint64_t want = excess(engine, reserve_stop(engine, helper));
         bool waited_for = atomic_load(&engine->n_stalled) > 0;
         uint64_t gone;
 
@@ -63,6 +101,15 @@ static bool make_room(MemswapEngine *engine)
             break;
         }
         if (!want) {
+            uint32_t failed = atomic_load(&engine->held_failed);
+
+            if (failed == seen_failed &&
+                atomic_load(&engine->n_held) ==
+                atomic_load(&engine->n_stalled)) {
+                /* threads that have only to wake up */
+                break;
+            }
+            seen_failed = failed;
             /* a reserve of nothing, or the host itself has no memory */
             want = STALLED_BYTES;
             if (++helpless > STALLED_STEPS) {
@@ -94,21 +141,27 @@ static bool make_room(MemswapEngine *engine)
  * Sleep until there is something to do.  After lack of progress only a fault
  * that waits, or the operator, ends the sleep early.
  */
-static void rest(MemswapEngine *engine, uint32_t seen, int64_t timeout)
+static void rest(MemswapEngine *engine, bool helper, uint32_t seen,
+                 int64_t timeout)
 {
+    _Atomic uint32_t *reasons = helper ? &engine->helpers_kick :
+                                &engine->kick;
+
     if (timeout < 0) {
         /* memswap_charge() looks for sleepers after it has charged */
         atomic_fetch_add(&engine->sleepers, 1);
-        if (!wants_room(engine, atomic_load(&engine->reserve_low))) {
+        atomic_fetch_add(&engine->helpers_asleep, helper);
+        if (!wants_room(engine, reserve_start(engine, helper))) {
             MemswapStoreStats stats;
 
             engine->store->ops->get_stats(engine->store, &stats);
-            memswap_futex_wait(&engine->kick, seen,
-                               stats.bytes ? TIDY_NS : -1);
+            memswap_futex_wait(reasons, seen, stats.bytes && !helper ?
+                               TIDY_NS : -1);
         }
+        atomic_fetch_sub(&engine->helpers_asleep, helper);
         atomic_fetch_sub(&engine->sleepers, 1);
     } else {
-        memswap_futex_wait(&engine->kick, seen, timeout);
+        memswap_futex_wait(reasons, seen, timeout);
     }
 }
 
@@ -116,10 +169,12 @@ static gpointer evictor(gpointer opaque)
 {
     MemswapEngine *engine = opaque;
     MemswapStore *store = engine->store;
+    bool helper = atomic_fetch_add(&engine->evictors_up, 1);
     int64_t idle = IDLE_MIN_NS;
 
     while (true) {
-        uint32_t seen = atomic_load(&engine->kick);
+        uint32_t seen = atomic_load(helper ? &engine->helpers_kick :
+                                    &engine->kick);
         bool content = true;
 
         if (atomic_load(&engine->stop)) {
@@ -127,8 +182,8 @@ static gpointer evictor(gpointer opaque)
         }
         memswap_serve_stalled(engine);
         if (atomic_load(&engine->n_stalled) ||
-            wants_room(engine, atomic_load(&engine->reserve_low))) {
-            content = make_room(engine);
+            wants_room(engine, reserve_start(engine, helper))) {
+            content = make_room(engine, helper);
         }
         memswap_serve_stalled(engine);
         if (atomic_load(&engine->store_full)) {
@@ -140,9 +195,9 @@ static gpointer evictor(gpointer opaque)
         /* Stalled still: the host is out of memory, or pins hold it all. */
         if (content && !atomic_load(&engine->n_stalled)) {
             idle = IDLE_MIN_NS;
-            rest(engine, seen, -1);
+            rest(engine, helper, seen, -1);
         } else {
-            rest(engine, seen, idle);
+            rest(engine, helper, seen, idle);
             idle = MIN(2 * idle, IDLE_MAX_NS);
         }
     }
@@ -176,6 +231,7 @@ void memswap_evictors_start(MemswapEngine *engine, unsigned int n)
     pthread_sigmask(SIG_SETMASK, &all, &old);
     engine->evictors = g_new0(GThread *, n);
     engine->n_evictors = n;
+    atomic_store(&engine->evictors_up, 0);
     for (unsigned int i = 0; i < n; i++) {
         engine->evictors[i] = g_thread_new("memswap-evictor", evictor,
                                            engine);
@@ -186,8 +242,7 @@ void memswap_evictors_start(MemswapEngine *engine, unsigned int n)
 void memswap_evictors_stop(MemswapEngine *engine)
 {
     atomic_store(&engine->stop, true);
-    atomic_fetch_add(&engine->kick, 1);
-    memswap_futex_wake(&engine->kick);
+    memswap_evictors_kick(engine);
     for (unsigned int i = 0; i < engine->n_evictors; i++) {
         g_thread_join(engine->evictors[i]);
     }

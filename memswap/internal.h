@@ -163,7 +163,10 @@ struct MemswapEngine {
     GThread **evictors;
     unsigned int n_evictors;        /* never changes */
     _Atomic uint32_t kick;          /* futex: counts reasons to look again */
+    _Atomic uint32_t helpers_kick;  /* the same for all but the first */
     _Atomic uint32_t sleepers;      /* evictors with nothing to do */
+    _Atomic uint32_t helpers_asleep;    /* of these, all but the first */
+    _Atomic uint32_t evictors_up;   /* counts those that started */
     _Atomic bool stop;
 
     GMutex stall_lock;
@@ -171,6 +174,7 @@ struct MemswapEngine {
     /* those in somebody's hands included, and threads that wait themselves */
     _Atomic uint32_t n_stalled;
     _Atomic uint32_t n_held;        /* of these, threads that wait themselves */
+    _Atomic uint32_t held_failed;   /* counts their attempts in vain */
     _Atomic uint32_t room_seq;      /* futex: counts chances to find room */
     _Atomic uint32_t hold_nobody;   /* who asked for it, see engine.h */
 
@@ -427,6 +431,8 @@ void memswap_evictors_start(MemswapEngine *engine, unsigned int n);
 void memswap_evictors_stop(MemswapEngine *engine);
 /* Something that can't wait: a stalled fault, new settings. */
 void memswap_evictors_kick(MemswapEngine *engine);
+/* So much is charged, and somebody sleeps: wake who has to work. */
+void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged);
 /* Reclaim in this thread until there is room for @size bytes, or no hope. */
 bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size);
 

@@ -145,6 +145,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
         if (outcome != MEMSWAP_NO_ROOM) {
             break;
         }
+        atomic_fetch_add(&engine->held_failed, 1);
         memswap_futex_wait(&engine->room_seq, seen,
                            engine->n_evictors ? -1 : STALL_SLICE_NS);
     }

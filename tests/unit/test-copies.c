@@ -163,6 +163,7 @@ static void test_again(void)
     for (uint64_t page = 0; page < 100; page++) {
         ram_check(h, page, 4 * page + 3);
     }
+    harness_settle(h);
     g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, 100 * PAGE);
     g_assert_cmpuint(stats_of(h).unchanged, ==, 100);
     for (uint64_t page = 0; page < 100; page++) {
