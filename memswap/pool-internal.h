@@ -58,6 +58,10 @@
 
 #define MEMSWAP_NO_SEGMENT UINT32_MAX
 
+/* What different threads write lies in different ones. */
+#define MEMSWAP_CACHE_LINE 64
+#define MEMSWAP_ON_OWN_LINE __attribute__((aligned(MEMSWAP_CACHE_LINE)))
+
 typedef enum MemswapEntryCodec {
     MEMSWAP_ENTRY_RAW,  /* compression did not pay */
     MEMSWAP_ENTRY_ZSTD,
@@ -115,7 +119,7 @@ typedef struct MemswapSegment {
      */
     uint32_t tried_references;
     uint32_t tried_round;
-} __attribute__((aligned(64))) MemswapSegment;
+} MEMSWAP_ON_OWN_LINE MemswapSegment;
 
 /* Where entries are appended.  Everything under @lock. */
 typedef struct MemswapWriter {
@@ -124,7 +128,7 @@ typedef struct MemswapWriter {
     ZSTD_CCtx *compressor;  /* NULL in the compactor's */
     uint8_t *buffer;        /* for a compressed page; the same */
     size_t buffer_size;
-} MemswapWriter;
+} MEMSWAP_ON_OWN_LINE MemswapWriter;
 
 /* A fixed set of decompression contexts that are taken without a lock. */
 typedef struct MemswapDecompressors {
@@ -148,14 +152,14 @@ typedef struct MemswapPool {
     _Atomic uint64_t limit;
     _Atomic int compression_level;
 
+    /* The table; blocks and ids are only added: release, read by acquire. */
+    _Atomic uint32_t n_segments;
+    _Atomic(MemswapSegment *) table[MEMSWAP_TABLE_BLOCKS];
+
     /* Totals over live entries; relaxed, they order nothing. */
-    _Atomic uint64_t live;
+    _Atomic uint64_t live MEMSWAP_ON_OWN_LINE;
     _Atomic uint64_t data;
     _Atomic uint64_t moved;
-
-    /* The table; blocks and ids are only added: release, read by acquire. */
-    _Atomic(MemswapSegment *) table[MEMSWAP_TABLE_BLOCKS];
-    _Atomic uint32_t n_segments;
 
     /*
      * Ids of segments just freed: pushed by anyone, in the middle of a fault
@@ -163,7 +167,7 @@ typedef struct MemswapPool {
      */
     _Atomic uint32_t emptied;
 
-    pthread_mutex_t segments_lock;
+    pthread_mutex_t segments_lock MEMSWAP_ON_OWN_LINE;
     /* Written under segments_lock, read anywhere. */
     _Atomic uint64_t bytes;    /* memory taken, spare segments included */
     _Atomic uint32_t n_backed; /* segments that it is in */
@@ -175,9 +179,11 @@ typedef struct MemswapPool {
     bool borrowed;             /* by the compactor, beyond the limit */
     bool keeps_memory;         /* the kernel refuses to take memory back */
 
-    MemswapDecompressors decompressors;
+    /* Set once. */
+    MemswapDecompressors decompressors MEMSWAP_ON_OWN_LINE;
     unsigned int n_writers;
     MemswapWriter *writers;
+
     MemswapWriter compactor;   /* its lock also keeps compactors to one */
 
     /* Under compactor.lock. */

@@ -10,6 +10,7 @@
  */
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -25,20 +26,26 @@ static MemswapPool *pool_of(MemswapStore *store)
     return (MemswapPool *)store;
 }
 
-/* The first that is free, so that few segments are open at a time. */
+/*
+ * The one that this thread used last, if it is free: its contexts and its
+ * segment are in the CPU's caches.  All threads begin with the first and part
+ * when they meet, so that few segments are open at a time.
+ */
 static MemswapWriter *lock_writer(MemswapPool *pool)
 {
-    static _Atomic unsigned int turn; /* relaxed: any value will do */
+    static __thread unsigned int last;
     MemswapWriter *writer;
     unsigned int i;
 
     for (i = 0; i < pool->n_writers; i++) {
-        if (!pthread_mutex_trylock(&pool->writers[i].lock)) {
-            return &pool->writers[i];
+        unsigned int n = (last + i) % pool->n_writers;
+
+        if (!pthread_mutex_trylock(&pool->writers[n].lock)) {
+            last = n;
+            return &pool->writers[n];
         }
     }
-    i = atomic_fetch_add_explicit(&turn, 1, memory_order_relaxed);
-    writer = &pool->writers[i % pool->n_writers];
+    writer = &pool->writers[last % pool->n_writers];
     pthread_mutex_lock(&writer->lock);
     return writer;
 }
@@ -274,11 +281,11 @@ static void pool_free(MemswapStore *store)
     for (i = 0; i < pool->n_writers; i++) {
         writer_destroy(&pool->writers[i]);
     }
-    g_free(pool->writers);
+    free(pool->writers);
     writer_destroy(&pool->compactor);
     memswap_decompressors_destroy(&pool->decompressors);
     memswap_segments_destroy(pool);
-    g_free(pool);
+    free(pool);
 }
 
 static const MemswapStoreOps pool_ops = {
@@ -292,11 +299,20 @@ static const MemswapStoreOps pool_ops = {
     .free = pool_free,
 };
 
+/* Zeroed, at the start of a cache line; to be freed by free(); or NULL. */
+static void *alloc_lines(size_t size)
+{
+    void *p;
+
+    return posix_memalign(&p, MEMSWAP_CACHE_LINE, size) ? NULL
+                                                        : memset(p, 0, size);
+}
+
 static bool create_writers(MemswapPool *pool)
 {
     unsigned int count = CLAMP(sysconf(_SC_NPROCESSORS_CONF), 1, WRITERS_MAX);
 
-    pool->writers = g_try_new0(MemswapWriter, count);
+    pool->writers = alloc_lines(count * sizeof(MemswapWriter));
     if (!pool->writers) {
         return false;
     }
@@ -318,7 +334,7 @@ MemswapStore *memswap_pool_new(uint64_t limit, int compression_level,
                                size_t max_page_size,
                                MemswapRelocate *relocate, void *opaque)
 {
-    MemswapPool *pool = g_try_new0(MemswapPool, 1);
+    MemswapPool *pool = alloc_lines(sizeof(*pool));
 
     if (!pool) {
         return NULL;
