@@ -15,9 +15,6 @@
 
 #include "pool-internal.h"
 
-/* A page must shrink by 1/16, or reading it back is not worth the time. */
-#define WORTHWHILE(size) ((size) - (size) / 16)
-
 #define WORD_BITS 64
 
 bool memswap_decompressors_init(MemswapDecompressors *set)
@@ -88,16 +85,17 @@ bool memswap_decompress(MemswapDecompressors *set, void *buffer, size_t size,
 }
 
 int64_t memswap_compress(MemswapWriter *writer, int level, const void *data,
-                         size_t size)
+                         size_t size, void *bytes)
 {
-    size_t result = ZSTD_compressCCtx(writer->compressor, writer->buffer,
-                                      writer->buffer_size, data, size, level);
+    size_t result = ZSTD_compressCCtx(writer->compressor, bytes,
+                                      memswap_compressed_max(size), data, size,
+                                      level);
 
     if (ZSTD_isError(result)) {
         return ZSTD_getErrorCode(result) == ZSTD_error_memory_allocation
                ? -ENOMEM : 0;
     }
-    return result <= WORTHWHILE(size) ? result : 0;
+    return result;
 }
 
 int memswap_pool_min_level(void)

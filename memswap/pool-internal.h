@@ -229,9 +229,11 @@ MemswapSegment *memswap_segment_lookup(MemswapPool *pool, uint32_t id);
 /* The entry of a handle, with what room there is for it; or NULL. */
 MemswapEntry *memswap_segment_entry(MemswapPool *pool, uint64_t handle,
                                     MemswapSegment **segment, uint32_t *room);
+/* Where the next entry goes, for who the segment belongs to. */
+MemswapEntry *memswap_segment_end(MemswapSegment *segment);
 /*
  * Appends an entry to a segment that has the room and belongs to the caller.
- * The totals are the caller's business, here and in the two below.
+ * @bytes may lie where they are to go already.  The totals are the caller's business, here and in the two below.
  */
 uint64_t memswap_segment_append(MemswapSegment *segment,
                                 const MemswapEntry *header, const void *bytes);
@@ -258,12 +260,19 @@ void memswap_decompressors_destroy(MemswapDecompressors *set);
 /* Returns false unless the data yields @size bytes. */
 bool memswap_decompress(MemswapDecompressors *set, void *buffer, size_t size,
                         const void *bytes, size_t length);
+/* More than this, and a page is better stored as it is. */
+static inline size_t memswap_compressed_max(size_t size)
+{
+    /* It must shrink by 1/16, or reading it back is not worth the time. */
+    return size - size / 16;
+}
+
 /*
- * Compresses to the writer's buffer.  Returns the length; 0 if compression
- * does not pay; -ENOMEM.
+ * Compresses to @bytes, at most memswap_compressed_max(@size).  Returns the
+ * length; 0 if compression does not pay; -ENOMEM.
  */
 int64_t memswap_compress(MemswapWriter *writer, int level, const void *data,
-                         size_t size);
+                         size_t size, void *bytes);
 
 /* pool.c */
 

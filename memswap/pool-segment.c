@@ -374,13 +374,20 @@ bool memswap_segment_release(MemswapPool *pool, MemswapSegment *segment)
     return true;
 }
 
+MemswapEntry *memswap_segment_end(MemswapSegment *segment)
+{
+    return (MemswapEntry *)(segment->base +
+                            atomic_load_explicit(&segment->used,
+                                                 memory_order_relaxed));
+}
+
 uint64_t memswap_segment_append(MemswapSegment *segment,
                                 const MemswapEntry *header, const void *bytes)
 {
     uint32_t offset = atomic_load_explicit(&segment->used,
                                            memory_order_relaxed);
     uint32_t size = memswap_entry_size(header->length);
-    MemswapEntry *entry = (MemswapEntry *)(segment->base + offset);
+    MemswapEntry *entry = memswap_segment_end(segment);
 
     entry->owner = header->owner;
     entry->checksum = header->checksum;
@@ -388,7 +395,9 @@ uint64_t memswap_segment_append(MemswapSegment *segment,
     entry->check = header->check;
     entry->codec = header->codec;
     atomic_store_explicit(&entry->dead, 0, memory_order_relaxed);
-    memcpy(entry->bytes, bytes, header->length);
+    if (bytes != entry->bytes) {
+        memcpy(entry->bytes, bytes, header->length);
+    }
 
     /* Whoever gets the handle gets all this with it, by the page's word. */
     atomic_store_explicit(&segment->used, offset + size, memory_order_relaxed);

@@ -142,6 +142,19 @@ static int put_shared(MemswapPool *pool, MemswapWriter *writer,
     return 0;
 }
 
+/*
+ * Where to compress a page of this size to: where the entry will be, if there
+ * is room whatever its length, else the writer's buffer.  Nobody reads beyond
+ * a segment's entries.
+ */
+static void *compress_to(MemswapWriter *writer, size_t size)
+{
+    uint32_t most = memswap_entry_size(memswap_compressed_max(size));
+
+    return most <= MEMSWAP_ENTRY_MAX && has_room(writer, most)
+           ? memswap_segment_end(writer->open)->bytes : writer->buffer;
+}
+
 static int pool_put(MemswapStore *store, const void *data, size_t size,
                     uint64_t owner, uint64_t *handle)
 {
@@ -149,6 +162,7 @@ static int pool_put(MemswapStore *store, const void *data, size_t size,
     MemswapWriter *writer;
     MemswapEntry header;
     const void *bytes;
+    void *compressed;
     uint32_t entry_size;
     int64_t length;
     int ret;
@@ -158,16 +172,17 @@ static int pool_put(MemswapStore *store, const void *data, size_t size,
     }
 
     writer = lock_writer(pool);
+    compressed = compress_to(writer, size);
     length = memswap_compress(writer,
                               atomic_load_explicit(&pool->compression_level,
                                                    memory_order_relaxed),
-                              data, size);
+                              data, size, compressed);
     if (length < 0) {
         pthread_mutex_unlock(&writer->lock);
         return length;
     }
     if (length) {
-        bytes = writer->buffer;
+        bytes = compressed;
         memswap_entry_init(&header, owner, MEMSWAP_ENTRY_ZSTD, bytes, length);
     } else {
         bytes = data;
@@ -320,7 +335,7 @@ static bool create_writers(MemswapPool *pool)
         MemswapWriter *writer = &pool->writers[pool->n_writers++];
 
         pthread_mutex_init(&writer->lock, NULL);
-        writer->buffer_size = ZSTD_compressBound(pool->max_page_size);
+        writer->buffer_size = memswap_compressed_max(pool->max_page_size);
         writer->compressor = ZSTD_createCCtx();
         writer->buffer = memswap_pool_map(writer->buffer_size);
         if (!writer->compressor || !writer->buffer) {
