@@ -107,6 +107,9 @@ static int check_settings(const MemswapSettings *settings, uint64_t pinned,
     } else if (settings->pool_limit < MEMSWAP_MIN_POOL_LIMIT) {
         wrong = g_strdup_printf("pool limit must be at least %llu MiB",
                                 MEMSWAP_MIN_POOL_LIMIT >> 20);
+    } else if (settings->codec != MEMSWAP_CODEC_ZSTD &&
+               settings->codec != MEMSWAP_CODEC_LZ4) {
+        wrong = g_strdup("codec must be zstd or lz4");
     } else if (settings->compression_level < memswap_pool_min_level() ||
                settings->compression_level > memswap_pool_max_level()) {
         wrong = g_strdup_printf("compression level must be from %d to %d",
@@ -131,6 +134,7 @@ static void apply_settings(MemswapEngine *engine,
 {
     memswap_set_limit(engine, settings->limit);
     atomic_store(&engine->pool_limit, settings->pool_limit);
+    atomic_store(&engine->codec, settings->codec);
     atomic_store(&engine->compression_level, settings->compression_level);
     atomic_store(&engine->when_full, settings->when_full);
     atomic_store(&engine->readahead, settings->readahead);
@@ -150,6 +154,7 @@ void memswap_get_settings(MemswapEngine *engine, MemswapSettings *settings)
     *settings = (MemswapSettings) {
         .limit = atomic_load(&engine->limit),
         .pool_limit = atomic_load(&engine->pool_limit),
+        .codec = atomic_load(&engine->codec),
         .compression_level = atomic_load(&engine->compression_level),
         .when_full = atomic_load(&engine->when_full),
         .readahead = atomic_load(&engine->readahead),
@@ -170,6 +175,7 @@ int memswap_set_settings(MemswapEngine *engine,
     if (!ret) {
         apply_settings(engine, settings);
         engine->store->ops->configure(engine->store, settings->pool_limit,
+                                      settings->codec,
                                       settings->compression_level);
     }
     g_mutex_unlock(&engine->settings_lock);
@@ -232,7 +238,8 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     engine->uffd = uffd;
     engine->inline_faults = config->fault_mode == MEMSWAP_FAULTS_INLINE;
     engine->store = store ?: memswap_pool_new(
-        config->settings.pool_limit, config->settings.compression_level,
+        config->settings.pool_limit, config->settings.codec,
+        config->settings.compression_level,
         MAX_PAGE_SIZE, relocate, engine);
     if (!engine->store) {
         if (error) {

@@ -128,6 +128,7 @@ struct MemswapEngine {
     _Atomic uint64_t reserve_low;
     _Atomic uint64_t reserve_high;
     _Atomic uint64_t pool_limit;
+    _Atomic int codec; /* MemswapCodec */
     _Atomic int compression_level;
     _Atomic int when_full;
     _Atomic uint64_t readahead;

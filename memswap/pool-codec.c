@@ -1,14 +1,16 @@
 /*
- * memswap pool: zstd and its contexts
+ * memswap pool: zstd and LZ4, and their contexts
  *
  * Decompression happens in the middle of faults, perhaps in a signal handler:
- * its contexts are made beforehand and taken by setting a bit.  Compression
+ * zstd's contexts are made beforehand and taken by setting a bit; LZ4 needs
+ * none.  Compression
  * happens under a writer's lock, with that writer's context.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include <errno.h>
+#include <lz4.h>
 #include <sched.h>
 #include <unistd.h>
 #include <zstd_errors.h>
@@ -71,8 +73,8 @@ static unsigned int take_context(MemswapDecompressors *set)
     }
 }
 
-bool memswap_decompress(MemswapDecompressors *set, void *buffer, size_t size,
-                        const void *bytes, size_t length)
+static bool decompress_zstd(MemswapDecompressors *set, void *buffer,
+                            size_t size, const void *bytes, size_t length)
 {
     unsigned int i = take_context(set);
     size_t result = ZSTD_decompressDCtx(set->contexts[i], buffer, size,
@@ -84,10 +86,36 @@ bool memswap_decompress(MemswapDecompressors *set, void *buffer, size_t size,
     return result == size;
 }
 
-int64_t memswap_compress(MemswapWriter *writer, int level, const void *data,
-                         size_t size, void *bytes)
+bool memswap_decompress(MemswapDecompressors *set, MemswapEntryCodec codec,
+                        void *buffer, size_t size, const void *bytes,
+                        size_t length)
 {
-    size_t result = ZSTD_compressCCtx(writer->compressor, bytes,
+    if (codec == MEMSWAP_ENTRY_LZ4) {
+        return size <= LZ4_MAX_INPUT_SIZE &&
+               LZ4_decompress_safe(bytes, buffer, length, size) == (int)size;
+    }
+    return decompress_zstd(set, buffer, size, bytes, length);
+}
+
+bool memswap_compressors_init(MemswapWriter *writer)
+{
+    writer->zstd = ZSTD_createCCtx();
+    writer->lz4 = g_try_malloc(LZ4_sizeofState());
+    return writer->zstd && writer->lz4;
+}
+
+void memswap_compressors_destroy(MemswapWriter *writer)
+{
+    ZSTD_freeCCtx(writer->zstd);
+    g_free(writer->lz4);
+}
+
+static int64_t compress_zstd(MemswapPool *pool, MemswapWriter *writer,
+                             const void *data, size_t size, void *bytes)
+{
+    int level = atomic_load_explicit(&pool->compression_level,
+                                     memory_order_relaxed);
+    size_t result = ZSTD_compressCCtx(writer->zstd, bytes,
                                       memswap_compressed_max(size), data, size,
                                       level);
 
@@ -96,6 +124,20 @@ int64_t memswap_compress(MemswapWriter *writer, int level, const void *data,
                ? -ENOMEM : 0;
     }
     return result;
+}
+
+int64_t memswap_compress(MemswapPool *pool, MemswapWriter *writer,
+                         const void *data, size_t size, void *bytes,
+                         MemswapEntryCodec *codec)
+{
+    if (atomic_load_explicit(&pool->codec, memory_order_relaxed)
+        == MEMSWAP_CODEC_LZ4 && size <= LZ4_MAX_INPUT_SIZE) {
+        *codec = MEMSWAP_ENTRY_LZ4;
+        return LZ4_compress_fast_extState(writer->lz4, data, bytes, size,
+                                          memswap_compressed_max(size), 1);
+    }
+    *codec = MEMSWAP_ENTRY_ZSTD;
+    return compress_zstd(pool, writer, data, size, bytes);
 }
 
 int memswap_pool_min_level(void)

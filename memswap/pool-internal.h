@@ -5,7 +5,7 @@
  *   pool-segment.c  segments: their memory, their table, who frees them
  *   pool-entry.c    one stored page in a segment
  *   pool-compact.c  maintain(): moves entries together, gives memory back
- *   pool-codec.c    zstd and its contexts
+ *   pool-codec.c    zstd and LZ4, and their contexts
  *
  * A segment is 1 MiB that entries are appended to, one after the other, until
  * it is full ("open" while that lasts, then "sealed").  Dropping an entry
@@ -65,6 +65,7 @@
 typedef enum MemswapEntryCodec {
     MEMSWAP_ENTRY_RAW,  /* compression did not pay */
     MEMSWAP_ENTRY_ZSTD,
+    MEMSWAP_ENTRY_LZ4,
     MEMSWAP_ENTRY__MAX,
 } MemswapEntryCodec;
 
@@ -125,8 +126,10 @@ typedef struct MemswapSegment {
 typedef struct MemswapWriter {
     pthread_mutex_t lock;
     MemswapSegment *open;   /* may be NULL */
-    ZSTD_CCtx *compressor;  /* NULL in the compactor's */
-    uint8_t *buffer;        /* for a compressed page; the same */
+    /* NULL in the compactor's, these three. */
+    ZSTD_CCtx *zstd;
+    void *lz4;              /* its state */
+    uint8_t *buffer;        /* for a compressed page */
     size_t buffer_size;
 } MEMSWAP_ON_OWN_LINE MemswapWriter;
 
@@ -150,6 +153,7 @@ typedef struct MemswapPool {
 
     /* Settings; relaxed, a put that just misses a change is an earlier put. */
     _Atomic uint64_t limit;
+    _Atomic int codec; /* MemswapCodec */
     _Atomic int compression_level;
 
     /* The table; blocks and ids are only added: release, read by acquire. */
@@ -258,8 +262,9 @@ void *memswap_pool_map(size_t size);
 bool memswap_decompressors_init(MemswapDecompressors *set);
 void memswap_decompressors_destroy(MemswapDecompressors *set);
 /* Returns false unless the data yields @size bytes. */
-bool memswap_decompress(MemswapDecompressors *set, void *buffer, size_t size,
-                        const void *bytes, size_t length);
+bool memswap_decompress(MemswapDecompressors *set, MemswapEntryCodec codec,
+                        void *buffer, size_t size, const void *bytes,
+                        size_t length);
 /* More than this, and a page is better stored as it is. */
 static inline size_t memswap_compressed_max(size_t size)
 {
@@ -267,12 +272,17 @@ static inline size_t memswap_compressed_max(size_t size)
     return size - size / 16;
 }
 
+/* Contexts to compress with.  False if there is no memory. */
+bool memswap_compressors_init(MemswapWriter *writer);
+void memswap_compressors_destroy(MemswapWriter *writer);
 /*
- * Compresses to @bytes, at most memswap_compressed_max(@size).  Returns the
- * length; 0 if compression does not pay; -ENOMEM.
+ * Compresses to @bytes, at most memswap_compressed_max(@size), as the pool is
+ * configured.  Returns the length and sets *@codec; 0 if compression does not
+ * pay; -ENOMEM.
  */
-int64_t memswap_compress(MemswapWriter *writer, int level, const void *data,
-                         size_t size, void *bytes);
+int64_t memswap_compress(MemswapPool *pool, MemswapWriter *writer,
+                         const void *data, size_t size, void *bytes,
+                         MemswapEntryCodec *codec);
 
 /* pool.c */
 

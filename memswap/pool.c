@@ -163,6 +163,7 @@ static int pool_put(MemswapStore *store, const void *data, size_t size,
     MemswapEntry header;
     const void *bytes;
     void *compressed;
+    MemswapEntryCodec codec;
     uint32_t entry_size;
     int64_t length;
     int ret;
@@ -173,17 +174,14 @@ static int pool_put(MemswapStore *store, const void *data, size_t size,
 
     writer = lock_writer(pool);
     compressed = compress_to(writer, size);
-    length = memswap_compress(writer,
-                              atomic_load_explicit(&pool->compression_level,
-                                                   memory_order_relaxed),
-                              data, size, compressed);
+    length = memswap_compress(pool, writer, data, size, compressed, &codec);
     if (length < 0) {
         pthread_mutex_unlock(&writer->lock);
         return length;
     }
     if (length) {
         bytes = compressed;
-        memswap_entry_init(&header, owner, MEMSWAP_ENTRY_ZSTD, bytes, length);
+        memswap_entry_init(&header, owner, codec, bytes, length);
     } else {
         bytes = data;
         memswap_entry_init(&header, owner, MEMSWAP_ENTRY_RAW, bytes, size);
@@ -222,7 +220,7 @@ static int pool_get(MemswapStore *store, uint64_t handle, void *buffer,
         memcpy(buffer, entry->bytes, size);
         return 0;
     }
-    return memswap_decompress(&pool->decompressors, buffer, size,
+    return memswap_decompress(&pool->decompressors, entry->codec, buffer, size,
                               entry->bytes, entry->length) ? 0 : -EBADMSG;
 }
 
@@ -256,11 +254,12 @@ static void pool_drop(MemswapStore *store, uint64_t handle)
 }
 
 static void pool_configure(MemswapStore *store, uint64_t limit,
-                           int compression_level)
+                           MemswapCodec codec, int compression_level)
 {
     MemswapPool *pool = pool_of(store);
 
     atomic_store_explicit(&pool->limit, limit, memory_order_relaxed);
+    atomic_store_explicit(&pool->codec, codec, memory_order_relaxed);
     atomic_store_explicit(&pool->compression_level, compression_level,
                           memory_order_relaxed);
 }
@@ -281,7 +280,7 @@ static void pool_get_stats(MemswapStore *store, MemswapStoreStats *stats)
 
 static void writer_destroy(MemswapWriter *writer)
 {
-    ZSTD_freeCCtx(writer->compressor);
+    memswap_compressors_destroy(writer);
     if (writer->buffer) {
         munmap(writer->buffer, writer->buffer_size);
     }
@@ -336,17 +335,16 @@ static bool create_writers(MemswapPool *pool)
 
         pthread_mutex_init(&writer->lock, NULL);
         writer->buffer_size = memswap_compressed_max(pool->max_page_size);
-        writer->compressor = ZSTD_createCCtx();
         writer->buffer = memswap_pool_map(writer->buffer_size);
-        if (!writer->compressor || !writer->buffer) {
+        if (!writer->buffer || !memswap_compressors_init(writer)) {
             return false;
         }
     }
     return true;
 }
 
-MemswapStore *memswap_pool_new(uint64_t limit, int compression_level,
-                               size_t max_page_size,
+MemswapStore *memswap_pool_new(uint64_t limit, MemswapCodec codec,
+                               int compression_level, size_t max_page_size,
                                MemswapRelocate *relocate, void *opaque)
 {
     MemswapPool *pool = alloc_lines(sizeof(*pool));
@@ -359,6 +357,7 @@ MemswapStore *memswap_pool_new(uint64_t limit, int compression_level,
     pool->opaque = opaque;
     pool->max_page_size = max_page_size;
     atomic_init(&pool->limit, limit);
+    atomic_init(&pool->codec, codec);
     atomic_init(&pool->compression_level, compression_level);
     memswap_segments_init(pool);
     pthread_mutex_init(&pool->compactor.lock, NULL);

@@ -12,6 +12,7 @@
 /**
  * memswap_pool_new: create an empty pool
  * @limit: bytes it may take, headers included; UINT64_MAX for none
+ * @codec: for the pages put, until configured otherwise
  * @compression_level: zstd's
  * @max_page_size: the largest @size that put() will see
  * @relocate: asked before an entry's handle changes; called with no pool lock
@@ -21,8 +22,8 @@
  * Returns a store to be freed with its ops' free(), or NULL if there is no
  * memory.
  */
-MemswapStore *memswap_pool_new(uint64_t limit, int compression_level,
-                               size_t max_page_size,
+MemswapStore *memswap_pool_new(uint64_t limit, MemswapCodec codec,
+                               int compression_level, size_t max_page_size,
                                MemswapRelocate *relocate, void *opaque);
 
 /* What zstd accepts here; outside it, refuse the setting. */

@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "memswap/engine.h"
+
 #define MEMSWAP_HANDLE_BITS 40
 
 typedef struct MemswapStore MemswapStore;
@@ -62,7 +64,7 @@ typedef struct MemswapStoreOps {
      */
     bool (*maintain)(MemswapStore *store);
     /* Apply new limits; UINT64_MAX is none.  Takes effect on later puts. */
-    void (*configure)(MemswapStore *store, uint64_t limit,
+    void (*configure)(MemswapStore *store, uint64_t limit, MemswapCodec codec,
                       int compression_level);
     void (*get_stats)(MemswapStore *store, MemswapStoreStats *stats);
     void (*free)(MemswapStore *store);

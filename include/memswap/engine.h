@@ -93,11 +93,19 @@ typedef enum MemswapFullPolicy {
     MEMSWAP_FULL_OVERSHOOT, /* passes the limit, and is counted */
 } MemswapFullPolicy;
 
+/* How pages are compressed. */
+typedef enum MemswapCodec {
+    MEMSWAP_CODEC_ZSTD,    /* at a level: from fast to small */
+    /* About as small as zstd's level -5, at half the time of a refault. */
+    MEMSWAP_CODEC_LZ4,
+} MemswapCodec;
+
 /* What can be changed at run time, all of it or nothing. */
 typedef struct MemswapSettings {
     uint64_t limit;        /* bytes of managed RAM that may be resident */
     uint64_t pool_limit;   /* bytes of the pool; UINT64_MAX: no limit */
-    int compression_level; /* zstd's; negative is faster */
+    MemswapCodec codec;    /* for pages stored from now on */
+    int compression_level; /* zstd's; negative is faster; none of LZ4's */
     MemswapFullPolicy when_full;
     /*
      * Bytes that are brought in ahead of a sequence of faults, at most; 0:

@@ -113,11 +113,12 @@ static bool fake_maintain(MemswapStore *opaque)
 }
 
 static void fake_configure(MemswapStore *opaque, uint64_t limit,
-                           int compression_level)
+                           MemswapCodec codec, int compression_level)
 {
     FakeStore *store = (FakeStore *)opaque;
 
     atomic_store(&store->limit, limit);
+    atomic_store(&store->codec, codec);
     atomic_fetch_add(&store->configures, 1);
 }
 

@@ -83,8 +83,10 @@ void pages_init(TestPages *pages, unsigned int count, size_t size,
     pages->max_size = size ? size : 2 * MIB;
     pages->words = g_malloc0_n(count, sizeof(pages->words[0]));
     pages->versions = g_new0(uint32_t, count);
-    pages->store = memswap_pool_new(limit, LEVEL, pages->max_size,
-                                    pages_relocate, pages);
+    pages->codec = g_strcmp0(g_getenv("MEMSWAP_TEST_CODEC"), "lz4")
+                   ? MEMSWAP_CODEC_ZSTD : MEMSWAP_CODEC_LZ4;
+    pages->store = memswap_pool_new(limit, pages->codec, LEVEL,
+                                    pages->max_size, pages_relocate, pages);
     g_assert_nonnull(pages->store);
 }
 
@@ -98,6 +100,11 @@ void pages_free(TestPages *pages)
 MemswapPool *pool_of(TestPages *pages)
 {
     return (MemswapPool *)pages->store;
+}
+
+void pages_configure(TestPages *pages, uint64_t limit, int level)
+{
+    pages->store->ops->configure(pages->store, limit, pages->codec, level);
 }
 
 bool pages_take(TestPages *pages, unsigned int i, uint64_t *word)

@@ -50,6 +50,7 @@ typedef struct TestPages {
     PageKind kind;
     size_t size;           /* 0: even pages 4 KiB, odd ones 2 MiB */
     size_t max_size;
+    MemswapCodec codec;
     _Atomic uint64_t *words;
     uint32_t *versions;    /* belongs to who has the word BUSY */
     _Atomic bool refuse;   /* pages_relocate() says no */
@@ -60,7 +61,10 @@ typedef struct TestPages {
 
 uint64_t next_random(uint64_t *state);
 
-/* Makes a pool, too, with @limit; all pages are GONE. */
+/*
+ * Makes a pool, too, with @limit; all pages are GONE.  The codec is LZ4 if
+ * MEMSWAP_TEST_CODEC says lz4, else zstd.
+ */
 void pages_init(TestPages *pages, unsigned int count, size_t size,
                 PageKind kind, uint64_t limit);
 /* The same with as many stored 4 KiB pages as fill that many segments. */
@@ -68,6 +72,8 @@ void pages_fill(TestPages *pages, unsigned int segments, uint64_t limit,
                 uint8_t **buffer);
 void pages_free(TestPages *pages);
 MemswapPool *pool_of(TestPages *pages);
+/* New settings, the codec being @pages'. */
+void pages_configure(TestPages *pages, uint64_t limit, int level);
 size_t pages_size_of(TestPages *pages, unsigned int i);
 /* What the pool calls; @opaque is the TestPages. */
 bool pages_relocate(void *opaque, uint64_t owner, uint64_t from, uint64_t to);

@@ -359,6 +359,8 @@ static void test_refused(void)
         { .limit = MEMSWAP_MIN_LIMIT + 7 * PAGE },
         { .limit = 2 * MIB, .compression_level = 1000 },
         { .limit = 2 * MIB, .compression_level = -1000000 },
+        { .limit = 2 * MIB, .codec = 2 },
+        { .limit = 2 * MIB, .codec = -1 },
         { .limit = 2 * MIB, .when_full = 2 },
         { .limit = 2 * MIB, .when_full = -1 },
         { .limit = 2 * MIB, .pool_limit = MEMSWAP_MIN_POOL_LIMIT - 1 },
@@ -383,6 +385,7 @@ static void test_refused(void)
         memswap_get_settings(h->engine, &now);
         g_assert_cmpuint(now.limit, ==, h->settings.limit);
         g_assert_cmpuint(now.pool_limit, ==, h->settings.pool_limit);
+        g_assert_cmpint(now.codec, ==, h->settings.codec);
         g_assert_cmpint(now.compression_level, ==,
                         h->settings.compression_level);
         g_assert_cmpint(now.when_full, ==, h->settings.when_full);
@@ -391,15 +394,18 @@ static void test_refused(void)
 
     now.limit = pinned;
     now.pool_limit = 5 * MIB;
+    now.codec = MEMSWAP_CODEC_LZ4;
     now.compression_level = 3;
     now.when_full = MEMSWAP_FULL_OVERSHOOT;
     g_assert_cmpint(memswap_set_settings(h->engine, &now, NULL), ==, 0);
     memswap_get_settings(h->engine, &now);
     g_assert_cmpuint(now.limit, ==, pinned);
     g_assert_cmpuint(now.pool_limit, ==, 5 * MIB);
+    g_assert_cmpint(now.codec, ==, MEMSWAP_CODEC_LZ4);
     g_assert_cmpint(now.compression_level, ==, 3);
     g_assert_cmpint(now.when_full, ==, MEMSWAP_FULL_OVERSHOOT);
     g_assert_cmpuint(h->store->limit, ==, 5 * MIB);
+    g_assert_cmpint(h->store->codec, ==, MEMSWAP_CODEC_LZ4);
     memswap_unpin(h->engine, h->ram.host, pinned);
     harness_free(h);
 }

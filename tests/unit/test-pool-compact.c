@@ -48,7 +48,7 @@ static void test_compact_threshold(void)
     g_assert_cmpuint(pages_maintain(&pages), ==, 1);
     g_assert_cmpuint(pages_stats(&pages).moved, ==, 0);
     /* Near the limit it is. */
-    pages.store->ops->configure(pages.store, 9 * MIB, LEVEL);
+    pages_configure(&pages, 9 * MIB, LEVEL);
     pages_maintain(&pages);
     g_assert_cmpuint(pages_stats(&pages).moved, >, 0);
     g_assert_cmpuint(pages_stats(&pages).bytes, ==, 7 * MIB);

@@ -68,7 +68,7 @@ static void test_limit(void)
     pages_check_all(&pages);
 
     /* More, if told so. */
-    pages.store->ops->configure(pages.store, 10 * MIB, LEVEL);
+    pages_configure(&pages, 10 * MIB, LEVEL);
     g_assert_cmpuint(put_until_full(&pages, 10 * MIB, buffer), >=,
                      2 * RAW_PER_SEGMENT);
     pages_check_all(&pages);
@@ -84,7 +84,7 @@ static void test_limit_lowered(void)
     unsigned int i;
 
     pages_fill(&pages, 20, UINT64_MAX, &buffer);
-    pages.store->ops->configure(pages.store, 10 * MIB, LEVEL);
+    pages_configure(&pages, 10 * MIB, LEVEL);
     pages_check_all(&pages);
     for (i = 0; i < pages.count; i++) {
         if (i % 5) {
@@ -97,7 +97,7 @@ static void test_limit_lowered(void)
     g_assert_cmpint(pages_put(&pages, 1, buffer), ==, 0);
 
     /* Nothing to be won: it stays above, and says that it is done. */
-    pages.store->ops->configure(pages.store, 1 * MIB, LEVEL);
+    pages_configure(&pages, 1 * MIB, LEVEL);
     pages_maintain(&pages);
     pages_check_all(&pages);
     g_assert_cmpuint(pages_stats(&pages).bytes, >, 1 * MIB);
@@ -177,8 +177,8 @@ static void test_no_memory(void)
         pages_check(&pages, i, pages_handle(&pages, i), buffer);
     }
     /* Nor a new pool. */
-    g_assert_null(memswap_pool_new(UINT64_MAX, LEVEL, 2 * MIB, pages_relocate,
-                                   &pages));
+    g_assert_null(memswap_pool_new(UINT64_MAX, pages.codec, LEVEL, 2 * MIB,
+                                   pages_relocate, &pages));
     /* What is freed can be used again, still without new memory. */
     for (i = 0; i < RAW_PER_SEGMENT; i++) {
         pages_drop(&pages, i);

@@ -95,7 +95,8 @@ static void run_stress(unsigned int count, size_t size, uint64_t limit,
                         (seconds + 120) * G_USEC_PER_SEC);
         g_usleep(10 * 1000);
         g_assert_cmpuint(pages_stats(pages).bytes, <=, limit);
-        pages->store->ops->configure(pages->store, limit, i % 2 ? LEVEL : 1);
+        pages->codec = i % 4 < 2 ? MEMSWAP_CODEC_ZSTD : MEMSWAP_CODEC_LZ4;
+        pages_configure(pages, limit, i % 2 ? LEVEL : 1);
     }
     atomic_store(&stress.stop, true);
     for (i = 0; i < workers + maintainers; i++) {

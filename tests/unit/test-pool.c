@@ -161,7 +161,7 @@ static void test_levels(void)
     pages_init(&pages, 40, 4 * KIB, MIXED, UINT64_MAX);
     buffer = pages_buffer(&pages);
     for (l = 0; l < G_N_ELEMENTS(levels); l++) {
-        pages.store->ops->configure(pages.store, UINT64_MAX, levels[l]);
+        pages_configure(&pages, UINT64_MAX, levels[l]);
         for (i = 0; i < pages.count; i++) {
             if (WORD_STATE(atomic_load(&pages.words[i])) == STORED) {
                 pages_drop(&pages, i);
@@ -176,6 +176,43 @@ static void test_levels(void)
     pages.kind = HALF;
     g_assert_cmpint(pages_put(&pages, 0, buffer), ==, 0);
     g_assert_cmpuint(pages_stats(&pages).data_bytes, <, 3000);
+    pages_drop_all(&pages);
+    pages_free(&pages);
+}
+
+static int codec_of(TestPages *pages, unsigned int i)
+{
+    MemswapSegment *segment;
+    uint32_t room;
+
+    return memswap_segment_entry(pool_of(pages), pages_handle(pages, i),
+                                 &segment, &room)->codec;
+}
+
+/* A codec is for the pages put from then on; all can be read. */
+static void test_codecs(void)
+{
+    TestPages pages;
+    g_autofree uint8_t *buffer = NULL;
+    unsigned int i;
+
+    pages_init(&pages, 3000, 4 * KIB, HALF, UINT64_MAX);
+    buffer = pages_buffer(&pages);
+    for (i = 0; i < pages.count; i++) {
+        pages.codec = i % 3 == 1 ? MEMSWAP_CODEC_LZ4 : MEMSWAP_CODEC_ZSTD;
+        pages_configure(&pages, UINT64_MAX, LEVEL);
+        g_assert_cmpint(pages_put(&pages, i, buffer), ==, 0);
+    }
+    for (i = 0; i < pages.count; i++) {
+        g_assert_cmpint(codec_of(&pages, i), ==,
+                        i % 3 == 1 ? MEMSWAP_ENTRY_LZ4 : MEMSWAP_ENTRY_ZSTD);
+        if (i % 4 < 2) {
+            pages_drop(&pages, i);
+        }
+    }
+    pages_maintain(&pages);
+    g_assert_cmpuint(pages_stats(&pages).moved, >, 0);
+    pages_check_all(&pages);
     pages_drop_all(&pages);
     pages_free(&pages);
 }
@@ -239,6 +276,8 @@ static void test_contexts_in_use(void)
     unsigned int i;
 
     pages_init(&pages, 1, 4 * KIB, HALF, UINT64_MAX);
+    pages.codec = MEMSWAP_CODEC_ZSTD;
+    pages_configure(&pages, UINT64_MAX, LEVEL);
     buffer = pages_buffer(&pages);
     g_assert_cmpint(pages_put(&pages, 0, buffer), ==, 0);
     set = &pool_of(&pages)->decompressors;
@@ -270,6 +309,7 @@ int main(int argc, char **argv)
     g_test_add_func("/pool/model/mixed", test_model_mixed);
     g_test_add_func("/pool/model/limited", test_model_limited);
     g_test_add_func("/pool/levels", test_levels);
+    g_test_add_func("/pool/codecs", test_codecs);
     g_test_add_func("/pool/no-lock", test_no_lock);
     g_test_add_func("/pool/contexts-in-use", test_contexts_in_use);
     return g_test_run();
