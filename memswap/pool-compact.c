@@ -7,19 +7,28 @@
  * was dropped meanwhile says no: then the copy goes, and the segment stays
  * until the entry's owner drops it.  So nobody ever waits for anybody.
  *
- * When: if more than a quarter of the sealed segments' bytes is dead, those
- * segments are worth it that are a quarter dead themselves; if the limit is
- * less than two segments away, those with a sixteenth.  Only dropped entries
- * count as dead, not the unused end of a segment: every segment compacted
- * leaves less that is dead than before, so there is an end to it.
+ * When: if more than an eighth of the sealed segments' bytes is dead, those
+ * segments are worth it that are an eighth dead themselves; if the limit is
+ * less than two segments away, those with a sixteenth.  The less is to be
+ * dead, the more has to be moved: with pages dropped at random, 3 entries a
+ * put keep it at an eighth, 7 at a sixteenth.  So it is 1/24 only while little
+ * is put; then time matters less than memory.
+ *
+ * Only dropped entries count as dead, not the unused end of a segment: every
+ * segment compacted leaves less that is dead than before, so there is an end
+ * to it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "pool-internal.h"
 
-#define DEAD_SHARE 4
+#define DEAD_SHARE 8
 #define DEAD_SHARE_NEAR_LIMIT 16
+#define DEAD_SHARE_QUIET 24
+/* Quiet is with fewer bytes of pages put than that in so much time. */
+#define QUIET_BYTES (4 * 1024 * 1024)
+#define QUIET_NS 1000000000
 /* Ids that one call looks at. */
 #define SCAN_BATCH 1024
 /* Rounds until a segment whose entries would not move is tried again. */
@@ -58,12 +67,39 @@ static bool tidy_writer(MemswapPool *pool, MemswapWriter *writer,
     return true;
 }
 
+/*
+ * The load is looked at over QUIET_NS, but it is not quiet any more as soon as
+ * there was too much.
+ */
+static bool note_load(MemswapPool *pool)
+{
+    int64_t now = pool->clock_ns();
+    uint64_t put = 0;
+    unsigned int i;
+    bool quiet;
+
+    for (i = 0; i < pool->n_writers; i++) {
+        put += atomic_load_explicit(&pool->writers[i].put_bytes,
+                                    memory_order_relaxed);
+    }
+    quiet = put - pool->window_put < QUIET_BYTES;
+    if (now - pool->window_start >= QUIET_NS) {
+        pool->window_start = now;
+        pool->window_put = put;
+    } else {
+        quiet &= atomic_load_explicit(&pool->quiet, memory_order_relaxed);
+    }
+    atomic_store_explicit(&pool->quiet, quiet, memory_order_relaxed);
+    return quiet;
+}
+
 /* How many dead bytes make a segment worth compacting; 0: none is. */
 static uint32_t dead_wanted(MemswapPool *pool)
 {
     uint64_t open_live = 0;
     uint64_t open_bytes = 0;
     uint64_t sealed, sealed_live, in_use, put_limit;
+    uint32_t share = note_load(pool) ? DEAD_SHARE_QUIET : DEAD_SHARE;
     unsigned int i;
 
     if (tidy_writer(pool, &pool->compactor, &open_live)) {
@@ -81,14 +117,14 @@ static uint32_t dead_wanted(MemswapPool *pool)
 
     memswap_segments_usage(pool, &in_use, &put_limit);
     if (in_use + 2 * MEMSWAP_SEGMENT_SIZE > put_limit) {
-        return MEMSWAP_SEGMENT_SIZE / DEAD_SHARE_NEAR_LIMIT;
+        return MEMSWAP_SEGMENT_SIZE / MAX(share, DEAD_SHARE_NEAR_LIMIT);
     }
     /* Others change these meanwhile: no more than an estimate. */
     sealed = in_use - MIN(open_bytes, in_use);
     sealed_live = atomic_load_explicit(&pool->live, memory_order_relaxed);
     sealed_live -= MIN(open_live, sealed_live);
-    return sealed_live + sealed / DEAD_SHARE < sealed
-           ? MEMSWAP_SEGMENT_SIZE / DEAD_SHARE : 0;
+    return sealed_live + sealed / share < sealed
+           ? MEMSWAP_SEGMENT_SIZE / share : 0;
 }
 
 static bool may_try(MemswapPool *pool, MemswapSegment *segment)

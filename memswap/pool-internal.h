@@ -131,6 +131,8 @@ typedef struct MemswapWriter {
     void *lz4;              /* its state */
     uint8_t *buffer;        /* for a compressed page */
     size_t buffer_size;
+    /* Of pages so far, not compressed; read without the lock. */
+    _Atomic uint64_t put_bytes;
 } MEMSWAP_ON_OWN_LINE MemswapWriter;
 
 /* A fixed set of decompression contexts that are taken without a lock. */
@@ -194,6 +196,11 @@ typedef struct MemswapPool {
     uint32_t scan_next;        /* id to look at next */
     uint32_t scan_vain;        /* ids looked at since the last find */
     uint32_t round;            /* from 1; up when there was nothing to do */
+    /* To measure the load since some time ago. */
+    int64_t (*clock_ns)(void);
+    int64_t window_start;
+    uint64_t window_put;       /* bytes put before that */
+    _Atomic bool quiet;        /* the load is light; read anywhere */
 } MemswapPool;
 
 /* pool-entry.c */
@@ -237,7 +244,8 @@ MemswapEntry *memswap_segment_entry(MemswapPool *pool, uint64_t handle,
 MemswapEntry *memswap_segment_end(MemswapSegment *segment);
 /*
  * Appends an entry to a segment that has the room and belongs to the caller.
- * @bytes may lie where they are to go already.  The totals are the caller's business, here and in the two below.
+ * @bytes may lie where they are to go already.  The totals are the caller's
+ * business, here and in the two below.
  */
 uint64_t memswap_segment_append(MemswapSegment *segment,
                                 const MemswapEntry *header, const void *bytes);

@@ -21,8 +21,11 @@
 
 /* Shared segments mapped at once. */
 #define SEGMENTS_PER_MAPPING 16
-/* Spare segments of a kind: a share of those in use, up to a few. */
-#define SPARE_SHARE 16
+/*
+ * Spare segments of a kind while there are puts: a share of those in use, up
+ * to a few.
+ */
+#define SPARE_SHARE 32
 #define SPARE_MAX 8
 /* Segments whose memory one trim gives back. */
 #define TRIM_BATCH 16
@@ -457,7 +460,8 @@ static MemswapSegment *pop_excess(MemswapPool *pool, MemswapSegmentKind kind)
     uint32_t in_use = pool->n_backed_by_kind[kind] - pool->spare[kind].count;
     uint32_t keep = MIN(in_use / SPARE_SHARE, SPARE_MAX);
 
-    if (atomic_load_explicit(&pool->bytes, memory_order_relaxed) > limit) {
+    if (atomic_load_explicit(&pool->quiet, memory_order_relaxed) ||
+        atomic_load_explicit(&pool->bytes, memory_order_relaxed) > limit) {
         keep = 0;
     }
     if (pool->keeps_memory || pool->spare[kind].count <= keep) {

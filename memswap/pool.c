@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "pool-internal.h"
@@ -190,6 +191,10 @@ static int pool_put(MemswapStore *store, const void *data, size_t size,
     ret = entry_size > MEMSWAP_ENTRY_MAX
           ? put_single(pool, &header, bytes, handle)
           : put_shared(pool, writer, &header, bytes, handle);
+    atomic_store_explicit(&writer->put_bytes,
+                          atomic_load_explicit(&writer->put_bytes,
+                                               memory_order_relaxed) + size,
+                          memory_order_relaxed);
     pthread_mutex_unlock(&writer->lock);
     if (ret) {
         return ret;
@@ -343,6 +348,14 @@ static bool create_writers(MemswapPool *pool)
     return true;
 }
 
+static int64_t monotonic_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
 MemswapStore *memswap_pool_new(uint64_t limit, MemswapCodec codec,
                                int compression_level, size_t max_page_size,
                                MemswapRelocate *relocate, void *opaque)
@@ -362,6 +375,8 @@ MemswapStore *memswap_pool_new(uint64_t limit, MemswapCodec codec,
     memswap_segments_init(pool);
     pthread_mutex_init(&pool->compactor.lock, NULL);
     pool->round = 1;
+    pool->clock_ns = monotonic_ns;
+    pool->window_start = pool->clock_ns();
     if (!memswap_decompressors_init(&pool->decompressors) ||
         !create_writers(pool)) {
         pool_free(&pool->store);

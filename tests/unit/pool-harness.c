@@ -73,6 +73,19 @@ bool pages_relocate(void *opaque, uint64_t owner, uint64_t from, uint64_t to)
                                           &word, WORD(STORED, to));
 }
 
+/* The pools' time: it passes when a test says so. */
+static _Atomic int64_t pages_now;
+
+static int64_t pages_clock(void)
+{
+    return atomic_load(&pages_now);
+}
+
+void pages_pass_time(int64_t ns)
+{
+    atomic_fetch_add(&pages_now, ns);
+}
+
 void pages_init(TestPages *pages, unsigned int count, size_t size,
                 PageKind kind, uint64_t limit)
 {
@@ -88,6 +101,8 @@ void pages_init(TestPages *pages, unsigned int count, size_t size,
     pages->store = memswap_pool_new(limit, pages->codec, LEVEL,
                                     pages->max_size, pages_relocate, pages);
     g_assert_nonnull(pages->store);
+    pool_of(pages)->clock_ns = pages_clock;
+    pool_of(pages)->window_start = pages_clock();
 }
 
 void pages_free(TestPages *pages)

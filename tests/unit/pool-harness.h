@@ -72,6 +72,8 @@ void pages_fill(TestPages *pages, unsigned int segments, uint64_t limit,
                 uint8_t **buffer);
 void pages_free(TestPages *pages);
 MemswapPool *pool_of(TestPages *pages);
+/* The pools' clocks stand still otherwise. */
+void pages_pass_time(int64_t ns);
 /* New settings, the codec being @pages'. */
 void pages_configure(TestPages *pages, uint64_t limit, int level);
 size_t pages_size_of(TestPages *pages, unsigned int i);

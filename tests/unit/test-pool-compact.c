@@ -34,25 +34,71 @@ static void test_compact(void)
     pages_free(&pages);
 }
 
-/* A fifth dropped is not worth the moving. */
+static void drop_one_in(TestPages *pages, unsigned int n)
+{
+    for (unsigned int i = 0; i < pages->count; i += n) {
+        pages_drop(pages, i);
+    }
+}
+
+/* A tenth dropped is not worth the moving. */
 static void test_compact_threshold(void)
+{
+    TestPages pages;
+    g_autofree uint8_t *buffer = NULL;
+
+    pages_fill(&pages, 16, UINT64_MAX, &buffer);
+    drop_one_in(&pages, 10);
+    g_assert_cmpuint(pages_maintain(&pages), ==, 1);
+    g_assert_cmpuint(pages_stats(&pages).moved, ==, 0);
+    /* Near the limit it is. */
+    pages_configure(&pages, 17 * MIB, LEVEL);
+    pages_maintain(&pages);
+    g_assert_cmpuint(pages_stats(&pages).moved, >, 0);
+    g_assert_cmpuint(pages_stats(&pages).bytes, ==, 15 * MIB);
+    pages_check_all(&pages);
+    pages_drop_all(&pages);
+    pages_free(&pages);
+}
+
+/* A twentieth is, once there is time. */
+static void test_compact_quiet(void)
 {
     TestPages pages;
     g_autofree uint8_t *buffer = NULL;
     unsigned int i;
 
-    pages_fill(&pages, 8, UINT64_MAX, &buffer);
-    for (i = 0; i < pages.count; i += 5) {
-        pages_drop(&pages, i);
-    }
-    g_assert_cmpuint(pages_maintain(&pages), ==, 1);
+    pages_fill(&pages, 24, UINT64_MAX, &buffer);
+    drop_one_in(&pages, 20);
+    pages_maintain(&pages);
+    /* The time that has passed was not quiet. */
+    pages_pass_time(2000000000);
+    pages_maintain(&pages);
     g_assert_cmpuint(pages_stats(&pages).moved, ==, 0);
-    /* Near the limit it is. */
-    pages_configure(&pages, 9 * MIB, LEVEL);
+    /* Not for long enough. */
+    pages_pass_time(900000000);
+    pages_maintain(&pages);
+    g_assert_cmpuint(pages_stats(&pages).moved, ==, 0);
+    g_assert_cmpuint(pages_stats(&pages).bytes, ==, 24 * MIB);
+
+    pages_pass_time(200000000);
+    /* Puts end it, at once; small ones, to leave little that is dead. */
+    pages.kind = ZEROES;
+    for (i = 0; i < 1024; i++) {
+        g_assert_cmpint(pages_put(&pages, 0, buffer), ==, 0);
+        pages_drop(&pages, 0);
+    }
+    pages.kind = RANDOM;
+    pages_maintain(&pages);
+    g_assert_cmpuint(pages_stats(&pages).moved, ==, 0);
+
+    pages_pass_time(1000000000);
     pages_maintain(&pages);
     g_assert_cmpuint(pages_stats(&pages).moved, >, 0);
-    g_assert_cmpuint(pages_stats(&pages).bytes, ==, 7 * MIB);
+    /* One for the small ones came, and one goes for each 24 at least. */
+    g_assert_cmpuint(pages_stats(&pages).bytes, <=, 24 * MIB);
     pages_check_all(&pages);
+    pages_check_stats(&pages);
     pages_drop_all(&pages);
     pages_free(&pages);
 }
@@ -167,6 +213,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/pool/compact/sparse", test_compact);
     g_test_add_func("/pool/compact/threshold", test_compact_threshold);
+    g_test_add_func("/pool/compact/quiet", test_compact_quiet);
     g_test_add_func("/pool/compact/refuse", test_refuse);
     g_test_add_func("/pool/compact/transition", test_transition);
     g_test_add_func("/pool/compact/held", test_held);
