@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "pool-harness.h"
@@ -217,6 +218,47 @@ static void test_codecs(void)
     pages_free(&pages);
 }
 
+/*
+ * What zstd's higher levels don't try is just what they can't compress.  Each
+ * page has bytes that are spread as random ones are.
+ */
+static void test_incompressible(void)
+{
+    const size_t repeats[] = { 4096, 2999, 1999, 999 };
+    TestPages pages;
+    g_autofree uint8_t *buffer = NULL;
+    uint8_t copy[4096];
+    uint64_t random = 1;
+    unsigned int i, n;
+
+    pages_init(&pages, 1, 4 * KIB, MIXED, UINT64_MAX);
+    buffer = pages_buffer(&pages);
+    pages.codec = MEMSWAP_CODEC_ZSTD;
+    pages_configure(&pages, UINT64_MAX, 1);
+    for (i = 0; i < G_N_ELEMENTS(repeats); i++) {
+        uint64_t handle;
+        MemswapStoreStats stats;
+
+        for (n = 0; n < 4096; n++) {
+            buffer[n] = n < repeats[i] ? next_random(&random)
+                                       : buffer[n - repeats[i]];
+        }
+        g_assert_cmpint(pages.store->ops->put(pages.store, buffer, 4096,
+                                              OWNER_BASE, &handle), ==, 0);
+        stats = pages_stats(&pages);
+        if (repeats[i] == 4096) {
+            g_assert_cmpuint(stats.data_bytes, ==, 4096);
+        } else {
+            g_assert_cmpuint(stats.data_bytes, <, repeats[i] + 64);
+        }
+        g_assert_cmpint(pages.store->ops->get(pages.store, handle, copy, 4096),
+                        ==, 0);
+        g_assert_true(!memcmp(copy, buffer, 4096));
+        pages.store->ops->drop(pages.store, handle);
+    }
+    pages_free(&pages);
+}
+
 /* Get and drop wait for no lock: with all of them taken, they still work. */
 static void test_no_lock(void)
 {
@@ -310,6 +352,7 @@ int main(int argc, char **argv)
     g_test_add_func("/pool/model/limited", test_model_limited);
     g_test_add_func("/pool/levels", test_levels);
     g_test_add_func("/pool/codecs", test_codecs);
+    g_test_add_func("/pool/incompressible", test_incompressible);
     g_test_add_func("/pool/no-lock", test_no_lock);
     g_test_add_func("/pool/contexts-in-use", test_contexts_in_use);
     return g_test_run();
