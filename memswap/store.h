@@ -78,7 +78,8 @@ struct MemswapStore {
 /*
  * Asks the engine to replace @from by @to as the handle of page @owner.
  * Returns false, with nothing changed, unless the page is stored or has a kept
- * copy under @from and is in no transition; the mover then leaves @from as it is and drops @to.
+ * copy under @from and is in no transition; the mover then leaves @from as it
+ * is and drops @to.
  */
 typedef bool MemswapRelocate(void *opaque, uint64_t owner, uint64_t from,
                              uint64_t to);
