@@ -82,8 +82,10 @@ void memswap_block_moved(MemswapBlock *block, uint64_t page,
     atomic_fetch_add_explicit(&block->pages[to], 1, memory_order_relaxed);
     if (from == MEMSWAP_IN_CACHE) {
         atomic_fetch_sub(&region->resident, 1);
-    } else if (to == MEMSWAP_IN_CACHE) {
-        atomic_fetch_add(&region->resident, 1);
+    } else if (to == MEMSWAP_IN_CACHE &&
+               atomic_fetch_add(&region->resident, 1) + 1 ==
+               block->region_pages && block->huge) {
+        memswap_collapser_kick(block->engine);
     }
     if (!(atomic_load_explicit(&region->flags, memory_order_relaxed) &
           MEMSWAP_REGION_TOUCHED) &&
@@ -205,6 +207,9 @@ static MemswapBlock *block_new(MemswapEngine *engine,
     block->regions = alloc_sparse(block->n_regions *
                                   sizeof(*block->regions));
     block->pages[MEMSWAP_IN_NONE] = block->n_pages;
+    block->huge = engine->huge && info->page_size < MEMSWAP_REGION_SIZE &&
+                  (uintptr_t)info->host % MEMSWAP_REGION_SIZE == 0 &&
+                  info->fd_offset % MEMSWAP_REGION_SIZE == 0;
     if (!block->words || !block->regions) {
         block_free_arrays(block);
         g_free(block);
@@ -246,6 +251,7 @@ static void adopt_pages(MemswapBlock *block)
                 adopt_page(block, page);
             }
         }
+        memswap_huge_adopt(block, number);
         memswap_region_disown(&block->regions[number]);
         at = block->fd_offset + (stop << block->page_shift);
     }
@@ -330,8 +336,10 @@ int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
         }
         return -ENOMEM;
     }
-    /* Large folios can't be punched page by page without care. */
-    madvise(block->host, block->size, MADV_NOHUGEPAGE);
+    if (!block->huge) {
+        /* Large folios can't be punched page by page without care. */
+        madvise(block->host, block->size, MADV_NOHUGEPAGE);
+    }
     ret = block_publish(block);
     if (ret) {
         if (error) {

@@ -32,7 +32,7 @@ bool memswap_copy_keep(MemswapBlock *block)
     return false;
 }
 
-void memswap_copy_unkept(MemswapBlock *block)
+static void copy_unkept(MemswapBlock *block)
 {
     atomic_fetch_sub(&block->engine->kept, (int64_t)block->page_size);
 }
@@ -42,7 +42,28 @@ void memswap_copy_forget(MemswapBlock *block, uint64_t word)
     MemswapStore *store = block->engine->store;
 
     store->ops->drop(store, memswap_word_handle(word));
-    memswap_copy_unkept(block);
+    copy_unkept(block);
+}
+
+bool memswap_copy_take(MemswapBlock *block, uint64_t page, const void *data,
+                       uint64_t *handle)
+{
+    MemswapStore *store = block->engine->store;
+    MemswapWord *word = &block->words[page];
+    uint64_t old = memswap_word_load(word);
+
+    if (!(old & MEMSWAP_WORD_KEPT) ||
+        !store->ops->same(store, memswap_word_handle(old), data,
+                          block->page_size)) {
+        return false;
+    }
+    *handle = memswap_word_handle(old);
+    /* others may set WANTED meanwhile, no more */
+    while (!memswap_word_cas(word, &old, old & ~(MEMSWAP_WORD_KEPT |
+                                                 MEMSWAP_HANDLE_MASK))) {
+    }
+    copy_unkept(block);
+    return true;
 }
 
 /* Returns the number of pages whose copies went. */

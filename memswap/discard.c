@@ -6,12 +6,37 @@
  * way is told to forget the page, and waited for: were the discard to return
  * first, what the guest writes next could be forgotten too.
  *
+ * Where there may be a large folio, the region leaves whole first; if it can't
+ * now, the pages are zeroed in place, and nothing is punched.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include <errno.h>
 
 #include "internal.h"
+
+/* Make the content of a page what a discarded one reads. */
+static int discard_content(MemswapBlock *block, uint64_t page)
+{
+    g_autofree uint8_t *zeroes = g_malloc0(block->page_size);
+
+    return memswap_page_write(block, page, zeroes);
+}
+
+/* Pages in DISCARDING that can't be punched, in a large folio. */
+static int discard_in_place(MemswapBlock *block, uint64_t first,
+                            uint64_t end)
+{
+    int ret = 0;
+
+    for (uint64_t page = first; page < end; page++) {
+        ret = ret ?: discard_content(block, page);
+        memswap_page_call_off(&block->words[page]);
+        memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
+    }
+    return ret;
+}
 
 /*
  * Pages in DISCARDING, from the page cache, side by side: punch them.  Ends
@@ -20,9 +45,13 @@
 static int discard_punch(MemswapBlock *block, uint64_t first, uint64_t end)
 {
     bool left = false;
-    int ret = memswap_page_punch(block, first, end - first, &left);
     uint64_t gone = 0;
+    int ret;
 
+    if (memswap_region_large(memswap_page_region(block, first))) {
+        return discard_in_place(block, first, end);
+    }
+    ret = memswap_page_punch(block, first, end - first, &left);
     for (uint64_t page = first; page < end; page++) {
         if (ret || (left && memswap_page_cached(block, page))) {
             /*
@@ -67,7 +96,9 @@ static void discard_copy(MemswapBlock *block, uint64_t page, uint64_t old)
 
     if (memswap_word_state(old) == MEMSWAP_POISONED) {
         /* the host's bad page, if it was that */
-        memswap_page_punch(block, page, 1, &left);
+        if (!memswap_region_large(memswap_page_region(block, page))) {
+            memswap_page_punch(block, page, 1, &left);
+        }
     } else if (memswap_word_state(old) == MEMSWAP_STORED) {
         store->ops->drop(store, memswap_word_handle(old));
         place = MEMSWAP_IN_STORE;
@@ -82,7 +113,6 @@ static void discard_copy(MemswapBlock *block, uint64_t page, uint64_t old)
 /* A pinned page can't leave: make its content what a discarded one reads. */
 static int discard_pinned(MemswapBlock *block, uint64_t page, uint64_t old)
 {
-    g_autofree uint8_t *zeroes = NULL;
     int ret;
 
     if (!memswap_word_cas(&block->words[page], &old,
@@ -90,8 +120,7 @@ static int discard_pinned(MemswapBlock *block, uint64_t page, uint64_t old)
                                                   MEMSWAP_FILLING))) {
         return -EAGAIN;
     }
-    zeroes = g_malloc0(block->page_size);
-    ret = memswap_page_write(block, page, zeroes);
+    ret = discard_content(block, page);
     /* No zap is under way, since the region is ours: mapped it stays. */
     memswap_page_settle(block, page, MEMSWAP_RESIDENT,
                         old & MEMSWAP_WORD_MAPPED, 0);
@@ -243,6 +272,9 @@ int memswap_discard(MemswapEngine *engine, const void *host, uint64_t size)
         MemswapRegion *region = &block->regions[number];
 
         memswap_region_own(region);
+        if (memswap_region_large(region)) {
+            memswap_huge_leave(block, number, page, stop);
+        }
         ret = discard_pages(block, page, stop);
         memswap_region_disown(region);
         page = stop;

@@ -181,6 +181,7 @@ int memswap_set_settings(MemswapEngine *engine,
     g_mutex_unlock(&engine->settings_lock);
     if (!ret) {
         memswap_evictors_kick(engine);
+        memswap_collapser_kick(engine);
         memswap_room_made(engine);
     }
     return ret;
@@ -264,6 +265,9 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     engine->reserve_high = MAX(config->reserve_low, config->reserve_high);
     apply_settings(engine, &config->settings);
     memswap_readahead_init(engine);
+    if (config->huge_regions) {
+        memswap_huge_probe(engine);
+    }
     memswap_evictors_start(engine, config->evictors);
     *result = engine;
     return 0;

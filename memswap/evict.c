@@ -19,20 +19,12 @@
 /* Pages that lose their kept copies at once for want of room. */
 #define SHED_BYTES (4 * 1024 * 1024)
 
-/* What becomes of a page of the run. */
-typedef enum Fate {
-    FATE_BACK,      /* stays in the page cache */
-    FATE_STORED,    /* in a copy made just now */
-    FATE_KEPT,      /* in the copy that it kept */
-    FATE_SAME,
-} Fate;
-
 typedef struct Run {
     MemswapEngine *engine;
     MemswapBlock *block;
     uint64_t first;
     unsigned int n;
-    Fate fate[RUN_PAGES];
+    MemswapPlace place[RUN_PAGES];  /* what becomes of each */
     uint64_t handle[RUN_PAGES];     /* or the value that the page repeats */
     uint8_t *data;                  /* the pages' content */
     uint32_t unread;                /* bit: the page could not be read */
@@ -52,12 +44,11 @@ static bool same_filled(const uint8_t *data, size_t size, uint64_t *value)
     return true;
 }
 
-static void note_store_full(Run *run, unsigned int i)
+static void note_store_full(MemswapBlock *block, uint64_t page)
 {
-    memswap_count(run->engine->n_store_full, 1);
-    if (!atomic_exchange(&run->engine->store_full, true)) {
-        memswap_event(run->engine, MEMSWAP_EVENT_STORE_FULL, run->block,
-                      run->first + i);
+    memswap_count(block->engine->n_store_full, 1);
+    if (!atomic_exchange(&block->engine->store_full, true)) {
+        memswap_event(block->engine, MEMSWAP_EVENT_STORE_FULL, block, page);
     }
 }
 
@@ -68,20 +59,32 @@ static void note_store_works(MemswapEngine *engine)
     }
 }
 
-/* Is there a copy from the last time that is still right? */
-static bool copy_is_right(Run *run, unsigned int i, const uint8_t *data)
+MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
+                                const void *data, bool *full,
+                                uint64_t *handle)
 {
-    MemswapStore *store = run->engine->store;
-    uint64_t word = memswap_word_load(&run->block->words[run->first + i]);
+    MemswapStore *store = block->engine->store;
 
-    if (!(word & MEMSWAP_WORD_KEPT) ||
-        !store->ops->same(store, memswap_word_handle(word), data,
-                          run->block->page_size)) {
-        return false;
+    if (same_filled(data, block->page_size, handle)) {
+        return MEMSWAP_IN_WORD;
     }
-    run->handle[i] = memswap_word_handle(word);
-    memswap_count(run->engine->n_unchanged, 1);
-    return true;
+    if (memswap_copy_take(block, page, data, handle)) {
+        memswap_count(block->engine->n_unchanged, 1);
+        return MEMSWAP_IN_STORE;
+    }
+    if (*full) {
+        return MEMSWAP_IN_CACHE;
+    }
+    if (store->ops->put(store, data, block->page_size,
+                        memswap_page_owner(block, page), handle)) {
+        *full = true;
+        if (!memswap_shed_copies(block->engine, SHED_BYTES)) {
+            note_store_full(block, page);
+        }
+        return MEMSWAP_IN_CACHE;
+    }
+    note_store_works(block->engine);
+    return MEMSWAP_IN_STORE;
 }
 
 /*
@@ -90,42 +93,17 @@ static bool copy_is_right(Run *run, unsigned int i, const uint8_t *data)
  */
 static void run_store(Run *run)
 {
-    MemswapStore *store = run->engine->store;
-    size_t size = run->block->page_size;
-
     for (unsigned int i = 0; i < run->n; i++) {
-        const uint8_t *data = run->data + i * size;
-        MemswapWord *word = &run->block->words[run->first + i];
-        int ret;
+        uint64_t page = run->first + i;
 
-        run->fate[i] = FATE_BACK;
-        if ((run->unread & 1u << i) ||
-            (memswap_word_load(word) & MEMSWAP_WORD_WANTED)) {
-            continue;
+        run->place[i] = MEMSWAP_IN_CACHE;
+        if (!(run->unread & 1u << i) &&
+            !(memswap_word_load(&run->block->words[page]) &
+              MEMSWAP_WORD_WANTED)) {
+            run->place[i] = memswap_evict_copy(
+                run->block, page, run->data + i * run->block->page_size,
+                &run->full, &run->handle[i]);
         }
-        if (same_filled(data, size, &run->handle[i])) {
-            run->fate[i] = FATE_SAME;
-            continue;
-        }
-        if (copy_is_right(run, i, data)) {
-            run->fate[i] = FATE_KEPT;
-            continue;
-        }
-        if (run->full) {
-            continue;
-        }
-        ret = store->ops->put(store, data, size,
-                              memswap_page_owner(run->block, run->first + i),
-                              &run->handle[i]);
-        if (ret) {
-            run->full = true;
-            if (!memswap_shed_copies(run->engine, SHED_BYTES)) {
-                note_store_full(run, i);
-            }
-            continue;
-        }
-        note_store_works(run->engine);
-        run->fate[i] = FATE_STORED;
     }
 }
 
@@ -133,10 +111,10 @@ static void run_call_off(Run *run, unsigned int i)
 {
     MemswapStore *store = run->engine->store;
 
-    if (run->fate[i] == FATE_STORED) {
+    if (run->place[i] == MEMSWAP_IN_STORE) {
         store->ops->drop(store, run->handle[i]);
     }
-    run->fate[i] = FATE_BACK;
+    run->place[i] = MEMSWAP_IN_CACHE;
 }
 
 /*
@@ -177,7 +155,7 @@ static void run_punch_all(Run *run)
     unsigned int from = 0;
 
     for (unsigned int i = 0; i <= run->n; i++) {
-        if (i < run->n && run->fate[i] != FATE_BACK &&
+        if (i < run->n && run->place[i] != MEMSWAP_IN_CACHE &&
             !(memswap_word_load(&run->block->words[run->first + i]) &
               MEMSWAP_WORD_WANTED)) {
             continue;
@@ -208,15 +186,14 @@ static unsigned int run_settle(Run *run)
 
     for (unsigned int i = 0; i < run->n; i++) {
         uint64_t page = run->first + i;
-        bool stored = run->fate[i] != FATE_SAME;
+        bool stored = run->place[i] == MEMSWAP_IN_STORE;
 
-        if (run->fate[i] == FATE_BACK) {
+        if (run->place[i] == MEMSWAP_IN_CACHE) {
             page_give_back(block, page);
             continue;
         }
         gone++;
-        memswap_block_moved(block, page, MEMSWAP_IN_CACHE,
-                            stored ? MEMSWAP_IN_STORE : MEMSWAP_IN_WORD);
+        memswap_block_moved(block, page, MEMSWAP_IN_CACHE, run->place[i]);
         memswap_page_settle(block, page,
                             stored ? MEMSWAP_STORED : MEMSWAP_ZERO, 0,
                             run->handle[i]);
@@ -289,12 +266,22 @@ uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
     uint64_t end = memswap_region_end(block, region);
     unsigned int run_pages = CLAMP(RUN_BYTES / block->page_size, 1,
                                    RUN_PAGES);
-    g_autofree uint8_t *data = g_malloc(run_pages << block->page_shift);
-    Run run = { .engine = block->engine, .block = block, .data = data };
+    g_autofree uint8_t *data = NULL;
+    Run run = { .engine = block->engine, .block = block };
     uint64_t left = (MIN(max, block->size) + block->page_size - 1) >>
                     block->page_shift;
     uint64_t gone = 0;
 
+    if (memswap_region_large(&block->regions[region])) {
+        /* no part of a huge page is ever punched */
+        *next = end;
+        return memswap_huge_look(block, region);
+    }
+    if (memswap_huge_keep(block, region)) {
+        *next = end;
+        return 0;
+    }
+    run.data = data = g_malloc(run_pages << block->page_shift);
     while (*next < end && left) {
         unsigned int n;
 

@@ -236,6 +236,9 @@ void memswap_evictors_start(MemswapEngine *engine, unsigned int n)
         engine->evictors[i] = g_thread_new("memswap-evictor", evictor,
                                            engine);
     }
+    if (n && engine->huge) {
+        memswap_collapser_start(engine);
+    }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
@@ -243,6 +246,7 @@ void memswap_evictors_stop(MemswapEngine *engine)
 {
     atomic_store(&engine->stop, true);
     memswap_evictors_kick(engine);
+    memswap_collapser_stop(engine);
     for (unsigned int i = 0; i < engine->n_evictors; i++) {
         g_thread_join(engine->evictors[i]);
     }

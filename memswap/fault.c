@@ -328,10 +328,17 @@ MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
         .page = page,
         .host = memswap_page_host(block, page),
     };
-    MemswapOutcome outcome = fill_own(&fill, flags);
+    MemswapOutcome outcome;
     bool zapping;
     int ret;
 
+    if (!pin && memswap_huge_fill(block, page)) {
+        *kind = MEMSWAP_FAULT_TRIAL;
+        memswap_count(engine->faults[MEMSWAP_FAULT_TRIAL], 1);
+        memswap_trace(engine, MEMSWAP_TRACE_FILL, block, page, *kind);
+        return MEMSWAP_DONE;
+    }
+    outcome = fill_own(&fill, flags);
     *kind = fill_kind(memswap_word_state(fill.old));
     if (outcome != MEMSWAP_DONE) {
         return outcome;

@@ -5,7 +5,8 @@
  * but the leaf stall_lock, which nobody holds across a system call.  (With no
  * evictors it reclaims as well, and takes what reclaim takes.)
  *
- *   region ownership   one at a time a region: trial, eviction, discard
+ *   region ownership   one at a time a region: trial, eviction, collapse,
+ *                      discard; a fault only tries, and does without
  *   reclaim_lock       the clock's hand and the queue of trials
  *   settings_lock      writers of the settings
  *   blocks_lock        writers of the table of blocks
@@ -29,6 +30,11 @@
 #include "memswap/engine.h"
 #include "store.h"
 #include "word.h"
+
+/* C libraries older than the kernel lack it. */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
 
 /* Slots in the table of blocks. */
 #define MEMSWAP_MAX_BLOCKS 1024
@@ -69,10 +75,30 @@ typedef struct MemswapRegion {
     /* see age.c */
     _Atomic uint32_t age;
     _Atomic uint32_t evicted_at;    /* engine->evictions, its lower half */
+    /* MEMSWAP_HUGE_*; the owner of the region writes it, anybody reads it */
+    _Atomic uint32_t huge;
 } MemswapRegion;
 
 #define MEMSWAP_REGION_TOUCHED 1u
 #define MEMSWAP_REGION_QUEUED  2u
+
+/*
+ * The page cache may hold a large folio here: no part of the region is
+ * punched, and it is zapped whole or not at all; see huge.c.
+ */
+#define MEMSWAP_HUGE_FOLIO     1u
+/* It was collapsed, and has not left since.  Counted in huge_regions. */
+#define MEMSWAP_HUGE_WHOLE     2u
+/* On a fine trial: touches bring back single pages. */
+#define MEMSWAP_HUGE_FINE      4u
+/* Small pages, nearly all of which came back in the last trial. */
+#define MEMSWAP_HUGE_WARM      8u
+/* Trials since the last fine one that found it warm. */
+#define MEMSWAP_HUGE_STREAK_SHIFT 8
+#define MEMSWAP_HUGE_STREAK    (0xffu << MEMSWAP_HUGE_STREAK_SHIFT)
+/* A collapse failed: for how many ticks of the collapser to leave it be. */
+#define MEMSWAP_HUGE_REST_SHIFT 16
+#define MEMSWAP_HUGE_REST      (0xffu << MEMSWAP_HUGE_REST_SHIFT)
 
 struct MemswapBlock {
     MemswapEngine *engine;
@@ -89,6 +115,8 @@ struct MemswapBlock {
     unsigned int slot;          /* in MemswapEngine.blocks */
     MemswapWord *words;         /* n_pages, zero memory until touched */
     MemswapRegion *regions;     /* n_regions, the same */
+    bool huge;                  /* its regions may become huge */
+    _Atomic uint64_t huge_regions;
     /*
      * Users who found the block in the table.  Removal sets @dead, then waits
      * for none; who finds @dead set after counting itself in leaves again.
@@ -170,6 +198,12 @@ struct MemswapEngine {
     _Atomic uint32_t evictors_up;   /* counts those that started */
     _Atomic bool stop;
 
+    /* The collapser; see collapser.c. */
+    bool huge;                      /* never changes */
+    GThread *collapser;             /* NULL: none */
+    _Atomic uint32_t huge_kick;     /* futex: counts reasons to look again */
+    _Atomic bool huge_sleeps;
+
     GMutex stall_lock;
     GArray *stalled;                /* of MemswapStalled */
     /* those in somebody's hands included, and threads that wait themselves */
@@ -193,6 +227,7 @@ struct MemswapEngine {
 
     uint8_t *ahead_buffers;         /* MEMSWAP_AHEAD_BUFFERS, readahead.c's */
     _Atomic uint64_t ahead_busy;    /* bits: those in use */
+    _Atomic uint64_t collapses, collapse_failures, splits;
     _Atomic uint64_t latency[MEMSWAP_LATENCY_BUCKETS];
     _Atomic uint64_t distances[MEMSWAP_DISTANCE_BUCKETS];
 };
@@ -281,8 +316,7 @@ void memswap_page_call_off(MemswapWord *word);
  * End a transition that the caller owns: to @state with @flags and @handle,
  * pins kept; wakes who waits.  With DISCARD set in FILLING, a page in the
  * page cache without pins is forgotten instead; see discard.c.  A kept copy
- * stays with a page that stays in the page cache, and is dropped otherwise,
- * unless it is the one that the page is now STORED as.
+ * stays with a page that stays in the page cache, and is dropped otherwise.
  */
 void memswap_page_settle(MemswapBlock *block, uint64_t page,
                          MemswapState state, uint64_t flags,
@@ -363,8 +397,12 @@ MemswapBlock *memswap_age_take_behind(MemswapEngine *engine,
 
 /* May one more page keep its copy?  Then it is counted. */
 bool memswap_copy_keep(MemswapBlock *block);
-/* The copy of a page that kept one is a copy like any other again. */
-void memswap_copy_unkept(MemswapBlock *block);
+/*
+ * If the page that the caller is evicting kept a copy that is the same as
+ * @data, the copy is the caller's from then on, as if it had put it.
+ */
+bool memswap_copy_take(MemswapBlock *block, uint64_t page, const void *data,
+                       uint64_t *handle);
 /* Drop the copy that this word, which is changed already, kept. */
 void memswap_copy_forget(MemswapBlock *block, uint64_t word);
 /* Drop copies of about @bytes of pages; returns of how many. */
@@ -416,6 +454,11 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
 uint64_t memswap_reclaim_round(MemswapEngine *engine);
 /* Drop the trials of a block that goes. */
 void memswap_forget_trials(MemswapBlock *block);
+/*
+ * Pages [first, end) are still mapped, so those on trial are no longer: they
+ * could be written to while they are evicted.  The caller owns the region.
+ */
+void memswap_trial_undo(MemswapBlock *block, uint64_t first, uint64_t end);
 
 /* evict.c */
 
@@ -426,6 +469,80 @@ void memswap_forget_trials(MemswapBlock *block);
  */
 uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
                               uint64_t *next, uint64_t max);
+/*
+ * Make the copy of a page that its owner read.  MEMSWAP_IN_WORD: it repeats
+ * the value in *@handle, and needs none; MEMSWAP_IN_STORE: *@handle is the
+ * copy's; MEMSWAP_IN_CACHE: the store refused it, and *@full is set.  With
+ * *@full set on entry the store is not asked.
+ */
+MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
+                                const void *data, bool *full,
+                                uint64_t *handle);
+
+/* huge.c: huge pages; the rules are at its head */
+
+/* Find out whether this kernel and host can; sets engine->huge. */
+void memswap_huge_probe(MemswapEngine *engine);
+/* May there be a large folio in the region? */
+static inline bool memswap_region_large(MemswapRegion *region)
+{
+    return atomic_load(&region->huge) & MEMSWAP_HUGE_FOLIO;
+}
+/* The region's pages were there before anybody told us: expect the worst. */
+void memswap_huge_adopt(MemswapBlock *block, uint64_t number);
+/*
+ * Make the region one huge page, or map the one it is again.  The caller owns
+ * it.  Returns 0; -EBUSY if a page is pinned, owned, or not resident; else
+ * the kernel's answer.
+ */
+int memswap_huge_collapse(MemswapBlock *block, uint64_t number);
+/*
+ * A fault: bring the page's region back whole.  False if that can't be, and
+ * the page is to be resolved by itself.  Waits for nobody.
+ */
+bool memswap_huge_fill(MemswapBlock *block, uint64_t page);
+/*
+ * Put a region with a large folio on trial.  The caller owns it.  Returns
+ * the number of pages on trial.
+ */
+uint64_t memswap_huge_trial(MemswapBlock *block, uint64_t number);
+/* The next trial of the region, if it has a large folio, is a fine one. */
+void memswap_huge_fine(MemswapRegion *region);
+/*
+ * The second look at the trial of a region with a large folio: take out what
+ * proved cold, or bring it back.  The caller owns it.  Returns the bytes gone.
+ */
+uint64_t memswap_huge_look(MemswapBlock *block, uint64_t number);
+/*
+ * The second look at a region of small pages: is it rather to be collapsed
+ * than to lose its cold pages?  The caller owns it.
+ */
+bool memswap_huge_keep(MemswapBlock *block, uint64_t number);
+
+/* huge-leave.c */
+
+/*
+ * Take out a region with a large folio, as a whole: pages on trial go to the
+ * store, others are copied back small, those in [drop, drop_end) are
+ * forgotten.  Without any to forget, pages on trial too few to pay stay.  The
+ * caller owns the region.  Returns the bytes gone from the page cache; 0
+ * also if something was in the way.
+ */
+uint64_t memswap_huge_leave(MemswapBlock *block, uint64_t number,
+                            uint64_t drop, uint64_t drop_end);
+
+/* collapser.c */
+void memswap_collapser_start(MemswapEngine *engine);
+/* Once engine->stop is set. */
+void memswap_collapser_stop(MemswapEngine *engine);
+/* There may be something to collapse. */
+void memswap_collapser_kick(MemswapEngine *engine);
+/*
+ * Look at all regions once, and collapse those worth it.  @paced: as slowly
+ * as the budget says; @tick: a second went by.  Returns the number of regions
+ * for which it is to be tried again later.
+ */
+uint64_t memswap_collapser_pass(MemswapEngine *engine, bool paced, bool tick);
 
 /* evictor.c */
 void memswap_evictors_start(MemswapEngine *engine, unsigned int n);

@@ -112,10 +112,7 @@ void memswap_page_settle(MemswapBlock *block, uint64_t page,
         }
     } while (!memswap_word_cas(word, &old, new));
 
-    if (kept && state == MEMSWAP_STORED &&
-        memswap_word_handle(old) == handle) {
-        memswap_copy_unkept(block);
-    } else if (kept && !cached) {
+    if (kept && !cached) {
         memswap_copy_forget(block, old);
     }
     if (old & MEMSWAP_WORD_WANTED) {

@@ -16,8 +16,7 @@
 /* Regions that wait for their second look at once, at most. */
 #define TRIAL_WINDOW 32
 
-/* Still mapped, so no trial: it could be written to while it is evicted. */
-static void trial_undo(MemswapBlock *block, uint64_t first, uint64_t end)
+void memswap_trial_undo(MemswapBlock *block, uint64_t first, uint64_t end)
 {
     for (uint64_t page = first; page < end; page++) {
         MemswapWord *word = &block->words[page];
@@ -43,7 +42,7 @@ static uint64_t trial_zap(MemswapBlock *block, uint64_t first, uint64_t end,
         return waiting;
     }
     /* Locked behind our back: leave it alone. */
-    trial_undo(block, first, end);
+    memswap_trial_undo(block, first, end);
     return 0;
 }
 
@@ -60,6 +59,9 @@ static uint64_t trial(MemswapBlock *block, uint64_t number)
     uint64_t run_first = end, run_end = end, run_waiting = 0;
     uint64_t waiting = 0;
 
+    if (memswap_region_large(region)) {
+        return memswap_huge_trial(block, number);
+    }
     memswap_region_zap_begin(region);
     for (uint64_t page = first; page < end; page++) {
         MemswapWord *word = &block->words[page];
@@ -297,8 +299,10 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
     if (memswap_region_try_own(region)) {
         if (urgent) {
             /* Those touched since go all the same: somebody waits. */
-            uint64_t tried = trial(entry->block, entry->region);
+            uint64_t tried;
 
+            memswap_huge_fine(region);
+            tried = trial(entry->block, entry->region);
             entry->tried = MAX(entry->tried, tried);
         }
         *gone = memswap_evict_region(entry->block, entry->region,

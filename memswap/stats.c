@@ -19,6 +19,7 @@ static void add_block(MemswapStats *stats, MemswapBlock *block)
     stats->zero += one.zero;
     stats->untouched += one.untouched;
     stats->poisoned += one.poisoned;
+    stats->huge += atomic_load(&block->huge_regions) * MEMSWAP_REGION_SIZE;
     stats->metadata += atomic_load(&block->regions_touched) *
                        (block->region_pages * sizeof(MemswapWord) +
                         sizeof(MemswapRegion));
@@ -46,6 +47,10 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
         .readahead = atomic_load(&engine->n_readahead),
         .unchanged = atomic_load(&engine->n_unchanged),
         .kept = MAX(atomic_load(&engine->kept), 0),
+        .huge_supported = engine->huge,
+        .collapses = atomic_load(&engine->collapses),
+        .collapse_failures = atomic_load(&engine->collapse_failures),
+        .splits = atomic_load(&engine->splits),
     };
     for (int i = 0; i < MEMSWAP_FAULT__MAX; i++) {
         stats->faults[i] = atomic_load(&engine->faults[i]);

@@ -152,6 +152,11 @@ typedef struct MemswapConfig {
     uint64_t reserve_low;
     uint64_t reserve_high;
     MemswapFaultMode fault_mode;
+    /*
+     * Collapse regions that are resident and warm into huge pages, where
+     * kernel and host can; see MemswapStats.huge_supported.
+     */
+    bool huge_regions;
     /* Only user-mode faults: for users without the right to the others. */
     bool user_mode_only;
     /* An open userfaultfd to use, which the engine then owns; or -1. */
@@ -174,6 +179,8 @@ typedef struct MemswapStats {
     uint64_t trial;        /* part of @resident: unmapped, awaiting a touch */
     uint64_t pinned;       /* bytes with at least one pin */
     uint64_t kept;         /* bytes whose stored copies are kept */
+    uint64_t huge;         /* part of @resident: in regions that are huge */
+    bool huge_supported;   /* asked for, and the kernel and host can */
     uint64_t peak_resident;
     uint64_t metadata;     /* bytes of page words and region state in use */
 
@@ -198,6 +205,10 @@ typedef struct MemswapStats {
     uint64_t spurious;     /* events for pages that needed nothing */
     uint64_t readahead;    /* pages brought in or mapped ahead of a touch */
     uint64_t unchanged;    /* evictions that found a kept copy right */
+    uint64_t collapses;    /* regions made huge */
+    uint64_t collapse_failures;
+    /* Huge regions of which only a part was to go, so they are small now. */
+    uint64_t splits;
 
     /*
      * Faults by the time it took to resolve them, from reading the event:

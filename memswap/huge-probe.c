@@ -1,0 +1,101 @@
+/*
+ * Huge pages: can this kernel, and does this host let us?
+ *
+ * Asked of the kernel itself, with memory of our own.  In Linux 6.1
+ * MADV_COLLAPSE fills a hole with zeroes although userfaultfd wants to hear of
+ * it; newer ones refuse.  Without that we do without.
+ *
+ * Where the host lets shared memory have huge pages by itself, large folios
+ * can be anywhere, and we would know nothing of them: there we keep out.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "uffd.h"
+
+#define THP_DIR "/sys/kernel/mm/transparent_hugepage"
+
+/* Is one of these the value chosen, in brackets? */
+static bool chosen(const char *path, const char *a, const char *b)
+{
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) &&
+           (strstr(text, a) || strstr(text, b));
+}
+
+/* Does the host leave it to us? */
+static bool host_keeps_out(void)
+{
+    GDir *dir;
+    const char *name;
+    bool ok = chosen(THP_DIR "/shmem_enabled", "[never]", "[deny]");
+
+    /* Newer kernels have a setting for each size as well. */
+    dir = ok ? g_dir_open(THP_DIR, 0, NULL) : NULL;
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(THP_DIR, name,
+                                                 "shmem_enabled", NULL);
+
+        if (g_str_has_prefix(name, "hugepages-") &&
+            !access(path, F_OK) && !chosen(path, "[never]", "[inherit]")) {
+            ok = false;
+        }
+    }
+    g_clear_pointer(&dir, g_dir_close);
+    return ok;
+}
+
+/* Two regions, the second with a hole for its first page. */
+static bool probe_range(MemswapEngine *engine, int fd, uint8_t *at)
+{
+    const size_t size = MEMSWAP_REGION_SIZE;
+    const size_t page = sysconf(_SC_PAGESIZE);
+    g_autofree uint8_t *zeroes = g_malloc0(size);
+    bool ok;
+
+    if (memswap_uffd_register(engine->uffd, at, 2 * size)) {
+        return false;
+    }
+    ok = !memswap_uffd_copy(engine->uffd, at, zeroes, size, NULL) &&
+         !memswap_uffd_copy(engine->uffd, at + size + page, zeroes,
+                            size - page, NULL) &&
+         !madvise(at, size, MADV_DONTNEED) &&
+         !madvise(at, size, MADV_COLLAPSE) &&
+         madvise(at + size, size, MADV_COLLAPSE) &&
+         lseek(fd, size, SEEK_DATA) == (off_t)(size + page);
+    memswap_uffd_unregister(engine->uffd, at, 2 * size);
+    return ok;
+}
+
+void memswap_huge_probe(MemswapEngine *engine)
+{
+    const size_t size = MEMSWAP_REGION_SIZE;
+    uint8_t *space, *at;
+    int fd;
+
+    if (!host_keeps_out()) {
+        return;
+    }
+    fd = memfd_create("memswap-probe", MFD_CLOEXEC);
+    if (fd < 0) {
+        return;
+    }
+    space = mmap(NULL, 3 * size, PROT_NONE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (space != MAP_FAILED) {
+        at = (uint8_t *)(((uintptr_t)space + size - 1) & ~(size - 1));
+        if (!ftruncate(fd, 2 * size) &&
+            mmap(at, 2 * size, PROT_READ | PROT_WRITE,
+                 MAP_SHARED | MAP_FIXED, fd, 0) == at) {
+            engine->huge = probe_range(engine, fd, at);
+        }
+        munmap(space, 3 * size);
+    }
+    close(fd);
+}
