@@ -5,6 +5,9 @@
  */
 
 #include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -86,6 +89,23 @@ bool ram_mapped(const Ram *ram, uint64_t page)
     g_assert_cmpint(read(fd, &entry, sizeof(entry)), ==, sizeof(entry));
     close(fd);
     return entry >> 63;
+}
+
+int ram_smaps(const Ram *ram, const char *name)
+{
+    g_autofree char *start = g_strdup_printf("%" PRIxPTR "-",
+                                             (uintptr_t)ram->host);
+    g_autofree char *all = NULL;
+    const char *at;
+    int kb = -1;
+
+    g_assert_true(g_file_get_contents("/proc/self/smaps", &all, NULL, NULL));
+    at = strstr(all, start);
+    at = at ? strstr(at, name) : NULL;
+    if (at) {
+        sscanf(at + strlen(name), "%d", &kb);
+    }
+    return kb;
 }
 
 MemswapState ram_state(const Ram *ram, uint64_t page)

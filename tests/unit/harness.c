@@ -185,6 +185,7 @@ Harness *harness_new(const HarnessOptions *options)
         .user_mode_only = options->user_mode_only,
         .fault_mode = harness_inline(options) ? MEMSWAP_FAULTS_INLINE :
                       MEMSWAP_FAULTS_EVENTS,
+        .huge_regions = options->huge,
         .uffd = -1,
     };
     char *error = NULL;
@@ -308,6 +309,12 @@ static void check_block(Harness *h, MemswapBlock *block, MemswapStats *sum)
     for (uint64_t i = 0; i < block->n_regions; i++) {
         g_assert_cmpuint(atomic_load(&block->regions[i].owner), ==, 0);
         g_assert_cmpuint(atomic_load(&block->regions[i].zapping), ==, 0);
+        if (atomic_load(&block->regions[i].huge) & MEMSWAP_HUGE_WHOLE) {
+            g_assert_true(memswap_region_large(&block->regions[i]));
+            g_assert_cmpuint(atomic_load(&block->regions[i].resident), ==,
+                             REGION_PAGES);
+            sum->huge += MEMSWAP_REGION_SIZE;
+        }
     }
     sum->managed += stats.managed;
     sum->resident += stats.resident;
@@ -343,6 +350,7 @@ void harness_check(Harness *h)
     g_assert_cmpuint(stats.poisoned, ==, sum.poisoned);
     g_assert_cmpuint(stats.pinned, ==, sum.pinned);
     g_assert_cmpuint(stats.kept, ==, sum.kept);
+    g_assert_cmpuint(stats.huge, ==, sum.huge);
     g_assert_cmpuint(atomic_load(&h->engine->charged), ==, sum.resident);
     if (h->store) {
         g_assert_cmpuint(fake_store_live(h->store) * PAGE, ==,

@@ -51,6 +51,7 @@ typedef struct HarnessOptions {
     bool overshoot;         /* settings.when_full */
     uint64_t readahead;     /* settings.readahead */
     uint64_t keep_copies;   /* settings.keep_copies */
+    bool huge;              /* huge regions, where the kernel can */
 } HarnessOptions;
 
 typedef struct Harness {
@@ -101,6 +102,8 @@ void ram_free(Ram *ram);
 uint64_t ram_cached(const Ram *ram);
 /* Is the page in the page table of this process? */
 bool ram_mapped(const Ram *ram, uint64_t page);
+/* A number of kB from the mapping's entry in smaps; -1 if there is none. */
+int ram_smaps(const Ram *ram, const char *name);
 MemswapState ram_state(const Ram *ram, uint64_t page);
 unsigned int ram_pins(const Ram *ram, uint64_t page);
 

@@ -17,6 +17,10 @@
 #include "inject.h"
 #include "wrapped.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 static _Atomic(const InjectHooks *) current;
 static _Thread_local bool in_hook;
 
@@ -129,16 +133,24 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 int __wrap_madvise(void *addr, size_t size, int advice)
 {
     const InjectHooks *hooks;
+    InjectCall call;
     int ret;
 
-    if (advice != MADV_DONTNEED) {
+    switch (advice) {
+    case MADV_DONTNEED:
+        call = INJECT_ZAP;
+        break;
+    case MADV_COLLAPSE:
+        call = INJECT_COLLAPSE;
+        break;
+    default:
         return __real_madvise(addr, size, advice);
     }
-    if (before(&hooks, INJECT_ZAP, (uintptr_t)addr, &size)) {
+    if (before(&hooks, call, (uintptr_t)addr, &size)) {
         return -1;
     }
     ret = __real_madvise(addr, size, advice);
-    after(hooks, INJECT_ZAP, (uintptr_t)addr, size, ret < 0);
+    after(hooks, call, (uintptr_t)addr, size, ret < 0);
     return ret;
 }
 

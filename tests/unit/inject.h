@@ -23,6 +23,7 @@ typedef enum InjectCall {
     INJECT_CONTINUE,
     INJECT_WAKE,
     INJECT_ZAP,         /* madvise(MADV_DONTNEED); where: address */
+    INJECT_COLLAPSE,    /* madvise(MADV_COLLAPSE); where: address */
     INJECT_READ,        /* where: offset in the file, as with what follows */
     INJECT_WRITE,
     INJECT_PUNCH,

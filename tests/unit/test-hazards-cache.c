@@ -10,36 +10,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "harness.h"
-
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-
-/* A number of kB from the mapping's entry in smaps; -1 if there is none. */
-static int smaps(const Ram *ram, const char *name)
-{
-    g_autofree char *start = g_strdup_printf("%" PRIxPTR "-",
-                                             (uintptr_t)ram->host);
-    g_autofree char *all = NULL;
-    const char *at;
-    int kb = -1;
-
-    g_assert_true(g_file_get_contents("/proc/self/smaps", &all, NULL, NULL));
-    at = strstr(all, start);
-    at = at ? strstr(at, name) : NULL;
-    if (at) {
-        sscanf(at + strlen(name), "%d", &kb);
-    }
-    return kb;
-}
 
 /*
  * RAM of two regions, all written to, the first of which is a huge page in
@@ -52,7 +27,7 @@ static Harness *harness_huge(void)
     h->ram = ram_new(4 * MIB, 0);
     write_pages(h, 0, 1024);
     if (madvise(h->ram.host, MEMSWAP_REGION_SIZE, MADV_COLLAPSE) ||
-        smaps(&h->ram, "ShmemPmdMapped:") != 2048) {
+        ram_smaps(&h->ram, "ShmemPmdMapped:") != 2048) {
         g_test_skip("this kernel makes no huge pages of shared memory");
         harness_free(h);
         return NULL;
@@ -202,7 +177,7 @@ static void test_no_collapse(void)
     g_assert_cmpint(madvise(ram->host + 2 * MIB, 2 * MIB, MADV_COLLAPSE), ==,
                     -1);
     g_assert_cmpint(errno, ==, EINVAL);
-    g_assert_cmpint(smaps(ram, "ShmemPmdMapped:"), ==, 0);
+    g_assert_cmpint(ram_smaps(ram, "ShmemPmdMapped:"), ==, 0);
     harness_free(h);
 }
 

@@ -1,0 +1,570 @@
+/*
+ * Tests of huge regions: exact counts
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "huge-ram.h"
+
+static uint64_t trial_faults(Harness *h)
+{
+    return stats_of(h).faults[MEMSWAP_FAULT_TRIAL];
+}
+
+/* --- collapse ---------------------------------------------------------- */
+
+/* Regions that are full become huge, and are mapped at once; others stay. */
+static void test_collapse(void)
+{
+    Harness *h = huge_new(&(HarnessOptions) {
+        .size = 6 * MIB + 10 * PAGE, .huge = true,
+    });
+    MemswapStats before, after;
+
+    if (!h) {
+        return;
+    }
+    g_assert_cmpint(task_discard(h, 2 * REGION_PAGES + 5), ==, 0);
+    g_assert_cmpuint(huge_pass(h), ==, 0);
+    before = stats_of(h);
+    g_assert_cmpuint(before.collapses, ==, 2);
+    g_assert_cmpuint(before.collapse_failures, ==, 0);
+    g_assert_cmpuint(before.huge, ==, 4 * MIB);
+    g_assert_cmpint(huge_mapped(h), ==, 4096);
+
+    check_pages(h, 0, 2 * REGION_PAGES + 5);
+    ram_check(h, 2 * REGION_PAGES + 5, 0);
+    check_pages(h, 2 * REGION_PAGES + 6, REGION_PAGES + 4);
+    after = stats_of(h);
+    for (int i = 0; i < MEMSWAP_FAULT__MAX; i++) {
+        g_assert_cmpuint(after.faults[i], ==, before.faults[i] +
+                         (i == MEMSWAP_FAULT_ABSENT));
+    }
+    /* now it is full */
+    g_assert_cmpuint(huge_pass(h), ==, 0);
+    g_assert_cmpuint(stats_of(h).huge, ==, 6 * MIB);
+    harness_check(h);
+    harness_free(h);
+}
+
+/* Nothing is done where it can't be had. */
+static void test_unaligned(void)
+{
+    Harness *h = huge_new(&(HarnessOptions) { .huge = true });
+
+    if (!h) {
+        return;
+    }
+    harness_set_limit(h, 8 * MIB, 0);
+    h->ram = ram_new(4 * MIB, 16 * PAGE);
+    ram_add(h, &h->ram, "ram");
+    write_pages(h, 0, 2 * REGION_PAGES);
+    g_assert_cmpuint(huge_pass(h), ==, 0);
+    g_assert_cmpuint(stats_of(h).huge, ==, 0);
+    harness_free(h);
+}
+
+/* A region with a pin waits. */
+static void test_collapse_pinned(void)
+{
+    Harness *h = huge_new(&(HarnessOptions) { .size = 2 * MIB, .huge = true });
+
+    if (!h) {
+        return;
+    }
+    g_assert_cmpint(task_pin(h, 300), ==, 0);
+    g_assert_cmpuint(huge_pass(h), ==, 1);
+    g_assert_cmpuint(stats_of(h).huge, ==, 0);
+    g_assert_true(ram_mapped(&h->ram, 300));
+    memswap_unpin(h->engine, h->ram.host + 300 * PAGE, PAGE);
+    /* one to forget the failure, one to try again */
+    g_assert_cmpuint(huge_pass(h), ==, 1);
+    g_assert_cmpuint(huge_pass(h), ==, 0);
+    g_assert_cmpuint(stats_of(h).huge, ==, 2 * MIB);
+    g_assert_cmpuint(stats_of(h).collapse_failures, ==, 0);
+    harness_free(h);
+}
+
+/* Without room, only what proved warm becomes huge, and keeps what is cold. */
+static void collapse_warm(uint64_t cold, bool huge)
+{
+    Harness *h = huge_new(&(HarnessOptions) { .size = 4 * MIB, .huge = true });
+    MemswapBlock *block;
+    uint64_t next = 0, gone;
+
+    if (!h) {
+        return;
+    }
+    block = h->ram.block;
+    h->engine->reserve_high = 256 * PAGE;
+    g_assert_cmpuint(huge_pass(h), ==, 0);
+    g_assert_cmpuint(stats_of(h).huge, ==, 0);
+
+    /* as the clock would have it: a trial of small pages */
+    memswap_region_own(&block->regions[0]);
+    for (uint64_t page = 0; page < cold; page++) {
+        uint64_t old = memswap_word_load(&block->words[page]);
+
+        g_assert_true(memswap_word_cas(
+            &block->words[page], &old, memswap_word_with_state(
+                old & ~MEMSWAP_WORD_MAPPED, MEMSWAP_TRIAL)));
+        memswap_count(h->engine->trial_pages, PAGE);
+    }
+    g_assert_cmpint(madvise(h->ram.host, cold * PAGE, MADV_DONTNEED), ==, 0);
+    gone = memswap_evict_region(block, 0, &next, MEMSWAP_REGION_SIZE);
+    memswap_region_disown(&block->regions[0]);
+
+    g_assert_cmpuint(gone, ==, huge ? 0 : cold * PAGE);
+    g_assert_cmpuint(huge_pass(h), ==, 0);
+    g_assert_cmpuint(stats_of(h).huge, ==, huge ? 2 * MIB : 0);
+    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    check_pages(h, 0, 2 * REGION_PAGES);
+    harness_free(h);
+}
+
+static void test_collapse_warm(void)
+{
+    collapse_warm(REGION_PAGES / 16, true);
+    collapse_warm(REGION_PAGES / 16 + 1, false);
+}
+
+/* The thread does all of it, and then sleeps. */
+static void test_thread(void)
+{
+    Harness *h = huge_new(&(HarnessOptions) {
+        .size = 16 * MIB, .limit = 32 * MIB, .huge = true, .evictors = 1,
+    });
+
+    if (!h) {
+        return;
+    }
+    wait_until(stats_of(h).huge == 16 * MIB);
+    wait_until(atomic_load(&h->engine->huge_sleeps));
+    check_pages(h, 0, 8 * REGION_PAGES);
+    g_assert_cmpint(huge_mapped(h), ==, 16 * 1024);
+    /* and again, when there is something to do again */
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host, 2 * MIB), ==, 0);
+    g_assert_cmpuint(stats_of(h).huge, ==, 14 * MIB);
+    write_pages(h, 0, REGION_PAGES);
+    wait_until(stats_of(h).huge == 16 * MIB);
+    harness_free(h);
+}
+
+/* --- trials ------------------------------------------------------------ */
+
+/* One zap, one fault, one collapse: 512 pages back. */
+static void test_touch(void)
+{
+    Harness *h = huge_collapsed(4 * MIB);
+    Calls calls = { .times = 0 };
+    uint64_t faults;
+
+    if (!h) {
+        return;
+    }
+    faults = trial_faults(h);
+    calls_count(&calls);
+    g_assert_cmpuint(huge_try(h, 1, false), ==, REGION_PAGES);
+    g_assert_cmpuint(stats_of(h).trial, ==, 2 * MIB);
+    g_assert_cmpint(huge_mapped(h), ==, 2048);
+    g_assert_cmpuint(calls.n[INJECT_ZAP], ==, 1);
+
+    ram_touch(h, REGION_PAGES + 77);
+    check_pages(h, 0, 2 * REGION_PAGES);
+    g_assert_cmpuint(trial_faults(h), ==, faults + 1);
+    g_assert_cmpuint(stats_of(h).spurious, ==, 0);
+    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    g_assert_cmpint(huge_mapped(h), ==, 4096);
+    g_assert_cmpuint(calls.n[INJECT_COLLAPSE], ==, 1);
+    g_assert_cmpuint(calls.n[INJECT_CONTINUE], ==, 0);
+    g_assert_cmpuint(huge_look(h, 1), ==, 0);
+    g_assert_cmpuint(calls.n[INJECT_COLLAPSE], ==, 1);
+    g_assert_cmpuint(stats_of(h).collapses, ==, 2);
+    harness_free(h);
+}
+
+/* While somebody owns the region, and on a fine trial: a page a touch. */
+static void test_touch_single(void)
+{
+    Harness *h = huge_collapsed(2 * MIB);
+    MemswapRegion *region;
+
+    if (!h) {
+        return;
+    }
+    region = &h->ram.block->regions[0];
+    huge_try(h, 0, false);
+    memswap_region_own(region);
+    ram_touch(h, 5);
+    g_assert_cmpuint(stats_of(h).trial, ==, 511 * PAGE);
+    memswap_region_disown(region);
+    ram_touch(h, 6);
+    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    g_assert_cmpint(huge_mapped(h), ==, 2048);
+
+    huge_try(h, 0, true);
+    ram_touch(h, 7);
+    g_assert_cmpuint(stats_of(h).trial, ==, 511 * PAGE);
+    /* too little of it is cold: back as a whole */
+    for (uint64_t page = 0; page < 3 * REGION_PAGES / 4 + 1; page++) {
+        ram_touch(h, page);
+    }
+    g_assert_cmpuint(huge_look(h, 0), ==, 0);
+    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    g_assert_cmpint(huge_mapped(h), ==, 2048);
+    check_pages(h, 0, REGION_PAGES);
+    harness_free(h);
+}
+
+/* Every fifth trial of a region that is warm is a fine one. */
+static void test_streak(void)
+{
+    Harness *h = huge_collapsed(2 * MIB);
+
+    if (!h) {
+        return;
+    }
+    for (unsigned int i = 1; i <= 10; i++) {
+        g_assert_cmpuint(huge_try(h, 0, false), ==, REGION_PAGES);
+        ram_touch(h, 9);
+        g_assert_cmpuint(stats_of(h).trial, ==, i % 5 ? 0 : 511 * PAGE);
+        if (i % 5 == 0) {
+            check_pages(h, 0, REGION_PAGES);
+        }
+        g_assert_cmpuint(huge_look(h, 0), ==, 0);
+    }
+    g_assert_cmpuint(stats_of(h).huge, ==, 2 * MIB);
+    harness_free(h);
+}
+
+/*
+ * Rule: a zap of a part would unmap all of a huge page.  With a page pinned
+ * there is no trial.
+ */
+static void test_pinned(void)
+{
+    Harness *h = huge_collapsed(2 * MIB);
+
+    if (!h) {
+        return;
+    }
+    g_assert_cmpint(task_pin(h, 300), ==, 0);
+    g_assert_cmpuint(huge_try(h, 0, false), ==, 0);
+    g_assert_cmpuint(memswap_reclaim(h->engine, 2 * MIB), ==, 0);
+    g_assert_true(ram_mapped(&h->ram, 300));
+    g_assert_cmpint(huge_mapped(h), ==, 2048);
+    memswap_unpin(h->engine, h->ram.host + 300 * PAGE, PAGE);
+    g_assert_cmpuint(memswap_reclaim(h->engine, 2 * MIB), ==, 2 * MIB);
+    check_pages(h, 0, REGION_PAGES);
+    harness_free(h);
+}
+
+/* Pinned after the zap: it is mapped by itself, and stays so. */
+static void test_pinned_on_trial(void)
+{
+    Harness *h = huge_collapsed(2 * MIB);
+
+    if (!h) {
+        return;
+    }
+    huge_try(h, 0, false);
+    g_assert_cmpint(task_pin(h, 300), ==, 0);
+    ram_touch(h, 5);
+    g_assert_cmpuint(stats_of(h).trial, ==, 510 * PAGE);
+    g_assert_cmpuint(huge_look(h, 0), ==, 0);
+    g_assert_true(ram_mapped(&h->ram, 300));
+    memswap_unpin(h->engine, h->ram.host + 300 * PAGE, PAGE);
+    ram_touch(h, 6);
+    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    g_assert_cmpint(huge_mapped(h), ==, 2048);
+    check_pages(h, 0, REGION_PAGES);
+    harness_free(h);
+}
+
+/* --- leaving ----------------------------------------------------------- */
+
+/* Cold as a whole: one punch. */
+static void test_leave(void)
+{
+    Harness *h = huge_collapsed(4 * MIB);
+    Calls calls = { .times = 0 };
+    MemswapStats stats;
+
+    if (!h) {
+        return;
+    }
+    calls_count(&calls);
+    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, 2 * MIB);
+    stats = stats_of(h);
+    g_assert_cmpuint(calls.n[INJECT_PUNCH], ==, 1);
+    g_assert_cmpuint(calls.n[INJECT_COPY], ==, 0);
+    g_assert_cmpuint(stats.evictions, ==, REGION_PAGES);
+    g_assert_cmpuint(stats.stored, ==, 2 * MIB);
+    g_assert_cmpuint(stats.huge, ==, 2 * MIB);
+    g_assert_cmpuint(stats.splits, ==, 0);
+    g_assert_cmpuint(ram_cached(&h->ram), ==, 2 * MIB);
+    harness_check(h);
+    check_pages(h, 0, 2 * REGION_PAGES);
+    g_assert_cmpuint(stats_of(h).refaults, ==, REGION_PAGES);
+
+    /* and small pages leave one by one again */
+    g_assert_false(memswap_region_large(&h->ram.block->regions[0]));
+    g_assert_cmpuint(huge_pass(h), ==, 0);
+    g_assert_cmpuint(stats_of(h).huge, ==, 4 * MIB);
+    harness_free(h);
+}
+
+/* Warm in part: that part is back, in as many copies as it has runs. */
+static void test_split(void)
+{
+    Harness *h = huge_collapsed(2 * MIB);
+    Calls calls = { .times = 0 };
+    MemswapStats stats;
+    uint64_t faults;
+
+    if (!h) {
+        return;
+    }
+    huge_try(h, 0, true);
+    for (uint64_t i = 0; i < 50; i++) {
+        ram_fill(h, 3 + i, 2 * (3 + i) + 1);
+        ram_touch(h, 200 + i);
+        ram_touch(h, REGION_PAGES - 1 - i);
+    }
+    faults = trial_faults(h);
+    calls_count(&calls);
+    g_assert_cmpuint(huge_look(h, 0), ==, (REGION_PAGES - 150) * PAGE);
+    g_assert_cmpuint(calls.n[INJECT_COPY], ==, 3);
+    g_assert_cmpuint(calls.n[INJECT_PUNCH], ==, 1);
+    g_assert_cmpuint(calls.n[INJECT_ZAP], ==, 1);
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.splits, ==, 1);
+    g_assert_cmpuint(stats.huge, ==, 0);
+    g_assert_cmpuint(stats.resident, ==, 150 * PAGE);
+    g_assert_cmpuint(stats.peak_resident, ==, 2 * MIB);
+    g_assert_cmpuint(ram_cached(&h->ram), ==, 150 * PAGE);
+    harness_check(h);
+    for (uint64_t i = 0; i < 50; i++) {
+        g_assert_true(ram_mapped(&h->ram, 3 + i));
+        ram_check(h, 200 + i, 2 * (200 + i) + 1);
+    }
+    g_assert_cmpuint(trial_faults(h), ==, faults);
+    check_pages(h, 0, REGION_PAGES);
+    g_assert_cmpuint(stats_of(h).refaults, ==, REGION_PAGES - 150);
+    harness_free(h);
+}
+
+/* Hot, but somebody waits for room: it goes all the same. */
+static void test_urgent(void)
+{
+    Harness *h = huge_collapsed(4 * MIB);
+    uint64_t gone = 0;
+
+    if (!h) {
+        return;
+    }
+    harness_set_limit(h, 2 * MIB, 0);
+    while (!gone) {
+        g_assert_true(memswap_reclaim_step(h->engine, PAGE, true, &gone));
+    }
+    g_assert_cmpuint(gone, ==, 2 * MIB);
+    harness_check(h);
+    harness_set_limit(h, 4 * MIB, 0);
+    check_pages(h, 0, 2 * REGION_PAGES);
+    harness_free(h);
+}
+
+/* Pages that take no store: all of a region of zeroes goes. */
+static void test_same(void)
+{
+    Harness *h = huge_collapsed(2 * MIB);
+
+    if (!h) {
+        return;
+    }
+    atomic_store(&h->store->limit, 0);
+    for (uint64_t page = 0; page < REGION_PAGES; page++) {
+        ram_fill(h, page, 2 * page);
+    }
+    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, 2 * MIB);
+    g_assert_cmpuint(stats_of(h).zero, ==, 2 * MIB);
+    for (uint64_t page = 0; page < REGION_PAGES; page++) {
+        ram_check(h, page, 2 * page);
+    }
+    harness_free(h);
+}
+
+/* --- discards ---------------------------------------------------------- */
+
+static void test_discard_part(void)
+{
+    Harness *h = huge_collapsed(2 * MIB);
+    Calls calls = { .times = 0 };
+    MemswapStats stats;
+
+    if (!h) {
+        return;
+    }
+    calls_count(&calls);
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + 50 * PAGE,
+                                    100 * PAGE), ==, 0);
+    stats = stats_of(h);
+    g_assert_cmpuint(calls.n[INJECT_PUNCH], ==, 1);
+    g_assert_cmpuint(calls.n[INJECT_COPY], ==, 2);
+    g_assert_cmpuint(stats.discards, ==, 100);
+    g_assert_cmpuint(stats.untouched, ==, 100 * PAGE);
+    g_assert_cmpuint(stats.resident, ==, 412 * PAGE);
+    g_assert_cmpuint(stats.evictions, ==, 0);
+    g_assert_cmpuint(stats.huge, ==, 0);
+    g_assert_cmpuint(stats.splits, ==, 1);
+    harness_check(h);
+    for (uint64_t page = 50; page < 150; page++) {
+        ram_check(h, page, 0);
+    }
+    check_pages(h, 0, 50);
+    check_pages(h, 150, REGION_PAGES - 150);
+    harness_free(h);
+}
+
+static void test_discard_whole(void)
+{
+    Harness *h = huge_collapsed(6 * MIB);
+    MemswapStats stats;
+
+    if (!h) {
+        return;
+    }
+    huge_try(h, 1, false);
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host, 4 * MIB), ==, 0);
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.untouched, ==, 4 * MIB);
+    g_assert_cmpuint(stats.discards, ==, 2 * REGION_PAGES);
+    g_assert_cmpuint(stats.huge, ==, 2 * MIB);
+    g_assert_cmpuint(stats.splits, ==, 0);
+    g_assert_cmpuint(ram_cached(&h->ram), ==, 2 * MIB);
+    harness_check(h);
+    ram_check(h, 0, 0);
+    ram_check(h, 2 * REGION_PAGES - 1, 0);
+    check_pages(h, 2 * REGION_PAGES, REGION_PAGES);
+    harness_free(h);
+}
+
+/*
+ * Rule: a punch of a part would unmap all of a huge page.  With a page pinned,
+ * what is discarded is zeroed in place.
+ */
+static void test_discard_pinned(void)
+{
+    Harness *h = huge_collapsed(2 * MIB);
+    Calls calls = { .times = 0 };
+
+    if (!h) {
+        return;
+    }
+    g_assert_cmpint(task_pin(h, 300), ==, 0);
+    calls_count(&calls);
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + 50 * PAGE,
+                                    100 * PAGE), ==, 0);
+    g_assert_cmpuint(calls.n[INJECT_PUNCH], ==, 0);
+    g_assert_true(ram_mapped(&h->ram, 300));
+    g_assert_cmpuint(stats_of(h).huge, ==, 2 * MIB);
+    for (uint64_t page = 50; page < 150; page++) {
+        ram_check(h, page, 0);
+    }
+    check_pages(h, 0, 50);
+    check_pages(h, 150, REGION_PAGES - 150);
+
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host, 2 * MIB), ==, 0);
+    g_assert_cmpuint(calls.n[INJECT_PUNCH], ==, 0);
+    g_assert_true(ram_mapped(&h->ram, 300));
+    for (uint64_t page = 0; page < REGION_PAGES; page++) {
+        ram_check(h, page, 0);
+    }
+    memswap_unpin(h->engine, h->ram.host + 300 * PAGE, PAGE);
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host, 2 * MIB), ==, 0);
+    g_assert_cmpuint(ram_cached(&h->ram), ==, 0);
+    harness_free(h);
+}
+
+/* --- blocks ------------------------------------------------------------ */
+
+/*
+ * Memory that was collapsed before it was ours is taken for what it is, even
+ * with somebody holding a reference to it.
+ */
+static void test_adopt(void)
+{
+    Harness *h = huge_new(&(HarnessOptions) {
+        .huge = true, .limit = 8 * MIB,
+    });
+    int pipes[2];
+    loff_t offset = 100 * PAGE;
+
+    if (!h) {
+        return;
+    }
+    h->ram = ram_new(4 * MIB, 0);
+    write_pages(h, 0, 2 * REGION_PAGES);
+    g_assert_cmpint(madvise(h->ram.host, 2 * MIB, MADV_COLLAPSE), ==, 0);
+    g_assert_cmpint(pipe2(pipes, O_CLOEXEC), ==, 0);
+    g_assert_cmpint(splice(h->ram.fd, &offset, pipes[1], NULL, PAGE, 0), ==,
+                    PAGE);
+    ram_add(h, &h->ram, "ram");
+    g_assert_true(memswap_region_large(&h->ram.block->regions[0]));
+    g_assert_cmpuint(memswap_reclaim(h->engine, 4 * MIB), ==, 4 * MIB);
+    g_assert_cmpuint(ram_cached(&h->ram), ==, 0);
+    check_pages(h, 0, 2 * REGION_PAGES);
+    close(pipes[0]);
+    close(pipes[1]);
+    harness_free(h);
+}
+
+/* A block goes while its regions are huge, and on trial. */
+static void test_remove(void)
+{
+    Harness *h = huge_collapsed(6 * MIB);
+
+    if (!h) {
+        return;
+    }
+    huge_try(h, 1, false);
+    ram_remove(h, &h->ram);
+    g_assert_cmpuint(stats_of(h).huge, ==, 0);
+    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    /* and comes again, with its large folios */
+    ram_add(h, &h->ram, "again");
+    g_assert_cmpuint(stats_of(h).resident, ==, 6 * MIB);
+    g_assert_cmpuint(huge_pass(h), ==, 0);
+    g_assert_cmpuint(stats_of(h).huge, ==, 6 * MIB);
+    check_pages(h, 0, 3 * REGION_PAGES);
+    harness_free(h);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/huge/collapse", test_collapse);
+    g_test_add_func("/huge/collapse/unaligned", test_unaligned);
+    g_test_add_func("/huge/collapse/pinned", test_collapse_pinned);
+    g_test_add_func("/huge/collapse/warm", test_collapse_warm);
+    g_test_add_func("/huge/collapse/thread", test_thread);
+    g_test_add_func("/huge/trial/touch", test_touch);
+    g_test_add_func("/huge/trial/touch-single", test_touch_single);
+    g_test_add_func("/huge/trial/streak", test_streak);
+    g_test_add_func("/huge/trial/pinned", test_pinned);
+    g_test_add_func("/huge/trial/pinned-later", test_pinned_on_trial);
+    g_test_add_func("/huge/leave", test_leave);
+    g_test_add_func("/huge/leave/split", test_split);
+    g_test_add_func("/huge/leave/urgent", test_urgent);
+    g_test_add_func("/huge/leave/same", test_same);
+    g_test_add_func("/huge/discard/part", test_discard_part);
+    g_test_add_func("/huge/discard/whole", test_discard_whole);
+    g_test_add_func("/huge/discard/pinned", test_discard_pinned);
+    g_test_add_func("/huge/block/adopt", test_adopt);
+    g_test_add_func("/huge/block/remove", test_remove);
+    return g_test_run();
+}
