@@ -71,6 +71,14 @@ void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged)
     }
 }
 
+/* No room: are pins in huge regions what is wrong, or still? */
+static void note_stuck(MemswapEngine *engine, bool room)
+{
+    if (!room || atomic_load(&engine->huge_stuck)) {
+        memswap_huge_count_stuck(engine);
+    }
+}
+
 /* When to start, and when there is enough. */
 static uint64_t reserve_start(MemswapEngine *engine, bool helper)
 {
@@ -184,6 +192,7 @@ static gpointer evictor(gpointer opaque)
         if (atomic_load(&engine->n_stalled) ||
             wants_room(engine, reserve_start(engine, helper))) {
             content = make_room(engine, helper);
+            note_stuck(engine, content);
         }
         memswap_serve_stalled(engine);
         if (atomic_load(&engine->store_full)) {
@@ -219,6 +228,7 @@ bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
             steps = 2 * round;
         }
     }
+    note_stuck(engine, !want);
     return !want;
 }
 

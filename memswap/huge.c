@@ -383,6 +383,30 @@ uint64_t memswap_huge_look(MemswapBlock *block, uint64_t number)
     return gone;
 }
 
+void memswap_huge_count_stuck(MemswapEngine *engine)
+{
+    unsigned int n = atomic_load(&engine->n_slots);
+    uint64_t stuck = 0;
+
+    for (unsigned int i = 0; i < n && atomic_load(&engine->pinned) > 0; i++) {
+        MemswapBlock *block = memswap_block_get(engine, i);
+
+        for (uint64_t k = 0; block && block->huge && k < block->n_regions;
+             k++) {
+            bool pinned = false;
+
+            if (memswap_region_large(&block->regions[k])) {
+                count_cold(block, k, &pinned);
+            }
+            stuck += pinned ? MEMSWAP_REGION_SIZE : 0;
+        }
+        if (block) {
+            memswap_block_unref(block);
+        }
+    }
+    atomic_store(&engine->huge_stuck, stuck);
+}
+
 bool memswap_huge_keep(MemswapBlock *block, uint64_t number)
 {
     MemswapRegion *region = &block->regions[number];

@@ -203,6 +203,7 @@ struct MemswapEngine {
     GThread *collapser;             /* NULL: none */
     _Atomic uint32_t huge_kick;     /* futex: counts reasons to look again */
     _Atomic bool huge_sleeps;
+    _Atomic uint64_t huge_stuck;    /* see memswap_huge_count_stuck() */
 
     GMutex stall_lock;
     GArray *stalled;                /* of MemswapStalled */
@@ -518,6 +519,12 @@ uint64_t memswap_huge_look(MemswapBlock *block, uint64_t number);
  * than to lose its cold pages?  The caller owns it.
  */
 bool memswap_huge_keep(MemswapBlock *block, uint64_t number);
+
+/*
+ * Reclaim found nothing: how much is that because of pins in huge regions,
+ * which have to leave whole?  Sets engine->huge_stuck, in bytes.
+ */
+void memswap_huge_count_stuck(MemswapEngine *engine);
 
 /* huge-leave.c */
 

@@ -242,6 +242,10 @@ void memswap_unpin(MemswapEngine *engine, const void *host, uint64_t size)
         }
         memswap_block_unref(block);
     }
+    if (atomic_load(&engine->huge_stuck)) {
+        /* until reclaim finds out anew */
+        atomic_store(&engine->huge_stuck, 0);
+    }
     memswap_room_made(engine);
 }
 

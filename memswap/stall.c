@@ -25,9 +25,12 @@ static bool limit_is_soft(MemswapEngine *engine)
         atomic_load(&engine->store_full)) {
         return true;
     }
-    /* With all of the limit pinned, holding back would last until unpinned. */
-    return atomic_load(&engine->pinned) + MEMSWAP_MIN_LIMIT / 2 >=
-           atomic_load(&engine->limit);
+    /*
+     * With all of the limit pinned, holding back would last until unpinned.
+     * A pin in a huge region keeps all of it.
+     */
+    return atomic_load(&engine->pinned) + atomic_load(&engine->huge_stuck) +
+           MEMSWAP_MIN_LIMIT / 2 >= atomic_load(&engine->limit);
 }
 
 bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid)

@@ -4,7 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -13,6 +15,64 @@
 static uint64_t trial_faults(Harness *h)
 {
     return stats_of(h).faults[MEMSWAP_FAULT_TRIAL];
+}
+
+/* --- what the kernel can ----------------------------------------------- */
+
+/* Makes the hole over which a collapse must be refused go away. */
+static int fill_hole(void *opaque, InjectCall call, uint64_t where,
+                     size_t *size)
+{
+    unsigned int *n = opaque;
+    char zero = 0;
+
+    if (call != INJECT_COLLAPSE || ++*n < 2) {
+        return 0;
+    }
+    for (int fd = 3; fd < 1000; fd++) {
+        g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+        g_autofree char *name = g_file_read_link(path, NULL);
+
+        if (name && strstr(name, "memswap-probe")) {
+            g_assert_cmpint(pwrite(fd, &zero, 1, MEMSWAP_REGION_SIZE), ==, 1);
+        }
+    }
+    return 0;
+}
+
+/*
+ * Rule: where a collapse isn't refused over a hole there are none; and then
+ * the mapping says so.
+ */
+static void test_probe(void)
+{
+    Harness *h = huge_new(&(HarnessOptions) { .huge = true });
+    unsigned int n = 0;
+    InjectHooks hooks = { .before = fill_hole, .opaque = &n };
+    Calls calls = {
+        .fail = INJECT_COLLAPSE, .error = -EINVAL, .times = UINT_MAX,
+    };
+
+    if (!h) {
+        return;
+    }
+    harness_free(h);
+    for (unsigned int i = 0; i < 2; i++) {
+        if (i) {
+            inject(&hooks);
+        } else {
+            calls_count(&calls);
+        }
+        h = harness_new(&(HarnessOptions) { .size = 2 * MIB, .huge = true });
+        inject(NULL);
+        g_assert_false(stats_of(h).huge_supported);
+        write_pages(h, 0, REGION_PAGES);
+        g_assert_cmpuint(huge_pass(h), ==, 0);
+        g_assert_cmpuint(stats_of(h).huge, ==, 0);
+        g_assert_cmpint(madvise(h->ram.host, 2 * MIB, MADV_COLLAPSE), ==, -1);
+        harness_free(h);
+    }
+    g_assert_cmpuint(n, ==, 2);
 }
 
 /* --- collapse ---------------------------------------------------------- */
@@ -285,6 +345,47 @@ static void test_pinned_on_trial(void)
     harness_free(h);
 }
 
+/*
+ * Rule: a region with a pin can't leave, however little of it is pinned.  Who
+ * finds no room because of that is not held back for it.
+ */
+static void pinned_room(unsigned int evictors)
+{
+    Harness *h = huge_new(&(HarnessOptions) {
+        .size = 6 * MIB, .limit = 16 * MIB, .huge = true,
+        .evictors = evictors,
+    });
+    const uint64_t other = 2 * REGION_PAGES;
+    uint64_t page;
+
+    if (!h) {
+        return;
+    }
+    wait_until((huge_pass(h), stats_of(h).huge == 6 * MIB));
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + other * PAGE,
+                                    2 * MIB), ==, 0);
+    g_assert_cmpint(task_pin(h, 5), ==, 0);
+    g_assert_cmpint(task_pin(h, REGION_PAGES + 5), ==, 0);
+    harness_set_limit(h, 4 * MIB, 0);
+    for (page = other; page < other + 3; page++) {
+        task_join(task_start(h, task_write, page));
+    }
+    g_assert_cmpuint(stats_of(h).overshoots, >, 0);
+    memswap_unpin(h->engine, h->ram.host + 5 * PAGE, PAGE);
+    memswap_unpin(h->engine, h->ram.host + (REGION_PAGES + 5) * PAGE, PAGE);
+    /* and now there is something to take out */
+    write_pages(h, other, REGION_PAGES);
+    wait_until(stats_of(h).evictions >= REGION_PAGES);
+    check_pages(h, 0, 3 * REGION_PAGES);
+    harness_free(h);
+}
+
+static void test_pinned_room(void)
+{
+    pinned_room(0);
+    pinned_room(1);
+}
+
 /* --- leaving ----------------------------------------------------------- */
 
 /* Cold as a whole: one punch. */
@@ -547,6 +648,7 @@ static void test_remove(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/huge/probe", test_probe);
     g_test_add_func("/huge/collapse", test_collapse);
     g_test_add_func("/huge/collapse/unaligned", test_unaligned);
     g_test_add_func("/huge/collapse/pinned", test_collapse_pinned);
@@ -557,6 +659,7 @@ int main(int argc, char **argv)
     g_test_add_func("/huge/trial/streak", test_streak);
     g_test_add_func("/huge/trial/pinned", test_pinned);
     g_test_add_func("/huge/trial/pinned-later", test_pinned_on_trial);
+    g_test_add_func("/huge/trial/pinned-room", test_pinned_room);
     g_test_add_func("/huge/leave", test_leave);
     g_test_add_func("/huge/leave/split", test_split);
     g_test_add_func("/huge/leave/urgent", test_urgent);
