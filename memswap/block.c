@@ -87,6 +87,9 @@ void memswap_block_moved(MemswapBlock *block, uint64_t page,
                block->region_pages && block->huge) {
         memswap_collapser_kick(block->engine);
     }
+    if (block->alias && (from == MEMSWAP_IN_CACHE || to == MEMSWAP_IN_CACHE)) {
+        memswap_hugetlb_moved(block, from == MEMSWAP_IN_CACHE ? -1 : 1);
+    }
     if (!(atomic_load_explicit(&region->flags, memory_order_relaxed) &
           MEMSWAP_REGION_TOUCHED) &&
         !(atomic_fetch_or(&region->flags, MEMSWAP_REGION_TOUCHED) &
@@ -127,14 +130,14 @@ static bool range_shared(const void *host, uint64_t size)
     return at >= end;
 }
 
-static int check_info(const MemswapBlockInfo *info, char **error)
+static int check_info(MemswapEngine *engine, const MemswapBlockInfo *info,
+                      char **error)
 {
-    uint64_t host_page = sysconf(_SC_PAGESIZE);
-    const char *wrong = NULL;
+    const char *wrong = memswap_hugetlb_check(engine, info->fd,
+                                              info->page_size);
 
-    if (info->page_size != host_page) {
-        wrong = "its pages are not the host's ordinary ones: use a backend "
-                "without hugetlb";
+    if (wrong) {
+        /* of no size that we can handle */
     } else if (!info->size || info->size % info->page_size ||
                (uintptr_t)info->host % info->page_size ||
                info->fd_offset % info->page_size) {
@@ -183,6 +186,7 @@ static void block_free_arrays(MemswapBlock *block)
         munmap(block->regions, block->n_regions * sizeof(*block->regions));
         block->regions = NULL;
     }
+    memswap_hugetlb_close(block);
     g_clear_pointer(&block->name, g_free);
 }
 
@@ -240,6 +244,10 @@ static void adopt_pages(MemswapBlock *block)
     off_t end = block->fd_offset + block->size;
     off_t at = block->fd_offset;
 
+    if (block->alias) {
+        memswap_hugetlb_adopt(block);
+        return;
+    }
     while ((at = lseek(block->fd, at, SEEK_DATA)) >= 0 && at < end) {
         uint64_t page = (at - block->fd_offset) >> block->page_shift;
         uint64_t number = page / block->region_pages;
@@ -319,11 +327,31 @@ static void block_unpublish(MemswapBlock *block)
     }
 }
 
+/* What a block needs that nobody knows of yet; frees it on failure. */
+static int block_prepare(MemswapBlock *block, char **error)
+{
+    bool huge = block->page_size > (uint64_t)sysconf(_SC_PAGESIZE);
+    int ret = huge ? memswap_hugetlb_open(block) : 0;
+
+    if (ret && error) {
+        *error = g_strdup_printf("block '%s': can't prepare its hugepages: "
+                                 "%s", block->name, g_strerror(-ret));
+    }
+    if (!ret && huge) {
+        ret = memswap_admit_page_size(block->engine, block->page_size, error);
+    }
+    if (ret) {
+        block_free_arrays(block);
+        g_free(block);
+    }
+    return ret;
+}
+
 int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
                       MemswapBlock **result, char **error)
 {
     MemswapBlock *block;
-    int ret = check_info(info, error);
+    int ret = check_info(engine, info, error);
 
     if (ret) {
         return ret;
@@ -335,6 +363,10 @@ int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
                                      "words", info->name);
         }
         return -ENOMEM;
+    }
+    ret = block_prepare(block, error);
+    if (ret) {
+        return ret;
     }
     if (!block->huge) {
         /* Large folios can't be punched page by page without care. */
@@ -411,6 +443,10 @@ void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block)
              page++) {
             forget_page(block, page);
         }
+    }
+    if (block->alias) {
+        atomic_fetch_sub(&engine->hugetlb.resident,
+                         atomic_load(&block->pages[MEMSWAP_IN_CACHE]));
     }
     memswap_uncharge(engine, atomic_load(&block->pages[MEMSWAP_IN_CACHE]) <<
                      block->page_shift);

@@ -19,9 +19,11 @@
 /* Make the content of a page what a discarded one reads. */
 static int discard_content(MemswapBlock *block, uint64_t page)
 {
-    g_autofree uint8_t *zeroes = g_malloc0(block->page_size);
+    g_autofree uint8_t *small = block->alias ? NULL :
+                                g_malloc0(block->page_size);
 
-    return memswap_page_write(block, page, zeroes);
+    return memswap_page_write(block, page,
+                              small ?: block->engine->hugetlb.zeroes);
 }
 
 /* Pages in DISCARDING that can't be punched, in a large folio. */

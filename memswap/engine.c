@@ -90,14 +90,22 @@ static bool relocate(void *opaque, uint64_t owner, uint64_t from,
     return moved;
 }
 
-static int check_settings(const MemswapSettings *settings, uint64_t pinned,
+/* See memswap_min_limit(). */
+static uint64_t min_limit(uint64_t largest_page)
+{
+    return largest_page >= MEMSWAP_REGION_SIZE ? MEMSWAP_MIN_LIMIT_HUGETLB :
+           MEMSWAP_MIN_LIMIT;
+}
+
+static int check_settings(const MemswapSettings *settings,
+                          uint64_t largest_page, uint64_t pinned,
                           uint64_t reserve, char **error)
 {
     g_autofree char *wrong = NULL;
 
-    if (settings->limit < MEMSWAP_MIN_LIMIT) {
-        wrong = g_strdup_printf("limit must be at least %llu MiB",
-                                MEMSWAP_MIN_LIMIT >> 20);
+    if (settings->limit < min_limit(largest_page)) {
+        wrong = g_strdup_printf("limit must be at least %" G_GUINT64_FORMAT
+                                " MiB", min_limit(largest_page) >> 20);
     } else if (settings->limit <= reserve) {
         wrong = g_strdup("limit must be larger than the reserve");
     } else if (settings->limit < pinned) {
@@ -128,6 +136,52 @@ static int check_settings(const MemswapSettings *settings, uint64_t pinned,
     return -EINVAL;
 }
 
+/*
+ * The reserves that the limit and the pages ask for.  Of large pages there are
+ * one or two free beyond that one which the next fault takes.
+ */
+static void choose_reserves(MemswapEngine *engine)
+{
+    uint64_t limit = atomic_load(&engine->limit);
+    uint64_t page = atomic_load(&engine->largest_page);
+    uint64_t reserve = CLAMP(limit / RESERVE_DIVISOR, RESERVE_MIN,
+                             RESERVE_MAX);
+    uint64_t low = MAX(reserve, MIN(2 * page, limit / 8));
+
+    if (engine->reserve_auto) {
+        atomic_store(&engine->reserve_low, low);
+        atomic_store(&engine->reserve_high, MAX(2 * reserve, low + page));
+    }
+}
+
+uint64_t memswap_min_limit(MemswapEngine *engine)
+{
+    return min_limit(atomic_load(&engine->largest_page));
+}
+
+int memswap_admit_page_size(MemswapEngine *engine, uint64_t page_size,
+                            char **error)
+{
+    uint64_t need = min_limit(page_size);
+    int ret = 0;
+
+    g_mutex_lock(&engine->settings_lock);
+    if (atomic_load(&engine->limit) < need) {
+        ret = -EINVAL;
+        if (error) {
+            *error = g_strdup_printf("limit must be at least %"
+                                     G_GUINT64_FORMAT " MiB with pages of %"
+                                     G_GUINT64_FORMAT " MiB", need >> 20,
+                                     page_size >> 20);
+        }
+    } else if (page_size > atomic_load(&engine->largest_page)) {
+        atomic_store(&engine->largest_page, page_size);
+        choose_reserves(engine);
+    }
+    g_mutex_unlock(&engine->settings_lock);
+    return ret;
+}
+
 /* Called with settings_lock, or before anybody else knows the engine. */
 static void apply_settings(MemswapEngine *engine,
                            const MemswapSettings *settings)
@@ -139,13 +193,7 @@ static void apply_settings(MemswapEngine *engine,
     atomic_store(&engine->when_full, settings->when_full);
     atomic_store(&engine->readahead, settings->readahead);
     atomic_store(&engine->keep_copies, settings->keep_copies);
-    if (engine->reserve_auto) {
-        uint64_t reserve = CLAMP(settings->limit / RESERVE_DIVISOR,
-                                 RESERVE_MIN, RESERVE_MAX);
-
-        atomic_store(&engine->reserve_low, reserve);
-        atomic_store(&engine->reserve_high, 2 * reserve);
-    }
+    choose_reserves(engine);
 }
 
 void memswap_get_settings(MemswapEngine *engine, MemswapSettings *settings)
@@ -169,7 +217,8 @@ int memswap_set_settings(MemswapEngine *engine,
     int ret;
 
     g_mutex_lock(&engine->settings_lock);
-    ret = check_settings(settings, MAX(atomic_load(&engine->pinned), 0),
+    ret = check_settings(settings, atomic_load(&engine->largest_page),
+                         MAX(atomic_load(&engine->pinned), 0),
                          engine->reserve_auto ? 0 : engine->reserve_high,
                          error);
     if (!ret) {
@@ -214,8 +263,9 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
                                   MemswapEngine **result, char **error)
 {
     MemswapEngine *engine;
+    bool hugetlb;
     int uffd;
-    int ret = check_settings(&config->settings, 0,
+    int ret = check_settings(&config->settings, 0, 0,
                              MAX(config->reserve_low, config->reserve_high),
                              error);
 
@@ -223,7 +273,8 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
         return ret;
     }
     uffd = memswap_uffd_open(config->uffd, config->user_mode_only,
-                             config->fault_mode == MEMSWAP_FAULTS_INLINE);
+                             config->fault_mode == MEMSWAP_FAULTS_INLINE,
+                             &hugetlb);
     if (uffd < 0) {
         if (error) {
             *error = g_strdup(open_error(uffd));
@@ -238,6 +289,7 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     engine->opaque = opaque;
     engine->uffd = uffd;
     engine->inline_faults = config->fault_mode == MEMSWAP_FAULTS_INLINE;
+    engine->hugetlb.supported = hugetlb;
     engine->store = store ?: memswap_pool_new(
         config->settings.pool_limit, config->settings.codec,
         config->settings.compression_level,
@@ -292,6 +344,7 @@ void memswap_engine_free(MemswapEngine *engine)
     }
     engine->store->ops->free(engine->store);
     memswap_readahead_destroy(engine);
+    memswap_hugetlb_free(engine);
     close(engine->uffd);
     g_hash_table_unref(engine->overflow);
     g_array_free(engine->stalled, true);

@@ -266,7 +266,7 @@ uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
     uint64_t end = memswap_region_end(block, region);
     unsigned int run_pages = CLAMP(RUN_BYTES / block->page_size, 1,
                                    RUN_PAGES);
-    g_autofree uint8_t *data = NULL;
+    g_autofree uint8_t *small = NULL;
     Run run = { .engine = block->engine, .block = block };
     uint64_t left = (MIN(max, block->size) + block->page_size - 1) >>
                     block->page_shift;
@@ -281,7 +281,8 @@ uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
         *next = end;
         return 0;
     }
-    run.data = data = g_malloc(run_pages << block->page_shift);
+    run.data = block->alias ? memswap_hugetlb_take_buffer(block->engine) :
+               (small = g_malloc(run_pages << block->page_shift));
     while (*next < end && left) {
         unsigned int n;
 
@@ -292,6 +293,9 @@ uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
         n = run_evict(&run);
         gone += n;
         left -= MIN(left, n);
+    }
+    if (block->alias) {
+        memswap_hugetlb_put_buffer(block->engine, run.data);
     }
     return gone << block->page_shift;
 }

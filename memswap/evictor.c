@@ -91,6 +91,18 @@ static uint64_t reserve_stop(MemswapEngine *engine, bool helper)
                        &engine->reserve_high);
 }
 
+/*
+ * There was nothing to take, and nobody waits in the queue: who lacks a
+ * hugepage still says so again.
+ */
+static bool give_up(MemswapEngine *engine)
+{
+    if (!atomic_load(&engine->n_stalled)) {
+        atomic_store(&engine->hugetlb.wanted, 0);
+    }
+    return false;
+}
+
 /* Reclaim until enough is free.  Returns false for lack of progress. */
 static bool make_room(MemswapEngine *engine, bool helper)
 {
@@ -102,13 +114,22 @@ static bool make_room(MemswapEngine *engine, bool helper)
 
     while (!atomic_load(&engine->stop)) {
         uint64_t want = excess(engine, reserve_stop(engine, helper));
+        bool short_of_huge = !want && memswap_hugetlb_wanted(engine);
         bool waited_for = atomic_load(&engine->n_stalled) > 0;
+        bool without_limit = false;
+        unsigned int flags = 0;
         uint64_t gone;
 
-        if (!want && !waited_for) {
+        if (!want && !short_of_huge && !waited_for) {
             break;
         }
-        if (!want) {
+        if (short_of_huge) {
+            /* a pin that waits is in no queue */
+            waited_for |= atomic_load(&engine->hugetlb.wanted) ==
+                          MEMSWAP_HUGEPAGES_WANTED;
+            want = atomic_load(&engine->largest_page);
+            flags = MEMSWAP_RECLAIM_HUGETLB;
+        } else if (!want) {
             uint32_t failed = atomic_load(&engine->held_failed);
 
             if (failed == seen_failed &&
@@ -120,18 +141,31 @@ static bool make_room(MemswapEngine *engine, bool helper)
             seen_failed = failed;
             /* a reserve of nothing, or the host itself has no memory */
             want = STALLED_BYTES;
-            if (++helpless > STALLED_STEPS) {
-                return false;
+            if (atomic_load(&engine->hugetlb.n_stalled) &&
+                atomic_load(&engine->hugetlb.n_stalled) >=
+                atomic_load(&engine->n_stalled)) {
+                /* what they wait for is no ordinary page */
+                flags = MEMSWAP_RECLAIM_HUGETLB;
             }
+            if (helpless >= STALLED_STEPS) {
+                return give_up(engine);
+            }
+            without_limit = true;
         }
         /*
          * Everything on trial was touched again: take it straight after the
          * zap if somebody waits for room, else leave the guest alone.
          */
-        if (!memswap_reclaim_step(engine, MIN(want, STEP_BYTES),
-                                  waited_for && fruitless > patience,
+        if (waited_for && fruitless > patience) {
+            flags |= MEMSWAP_RECLAIM_URGENT;
+        }
+        if (!memswap_reclaim_step(engine, MIN(want, STEP_BYTES), flags,
                                   &gone)) {
-            return false;
+            return give_up(engine);
+        }
+        if (without_limit) {
+            /* a hugepage counts for what it is */
+            helpless += MAX(gone / STALLED_BYTES, 1);
         }
         if (gone) {
             fruitless = 0;
@@ -139,7 +173,7 @@ static bool make_room(MemswapEngine *engine, bool helper)
             engine->store->ops->maintain(engine->store);
         } else if (++fruitless > (waited_for ? 2 * patience : patience) ||
                    (!waited_for && atomic_load(&engine->store_full))) {
-            return false;
+            return give_up(engine);
         }
     }
     return true;
@@ -159,7 +193,8 @@ static void rest(MemswapEngine *engine, bool helper, uint32_t seen,
         /* memswap_charge() looks for sleepers after it has charged */
         atomic_fetch_add(&engine->sleepers, 1);
         atomic_fetch_add(&engine->helpers_asleep, helper);
-        if (!wants_room(engine, reserve_start(engine, helper))) {
+        if (!wants_room(engine, reserve_start(engine, helper)) &&
+            !memswap_hugetlb_wanted(engine)) {
             MemswapStoreStats stats;
 
             engine->store->ops->get_stats(engine->store, &stats);
@@ -190,6 +225,7 @@ static gpointer evictor(gpointer opaque)
         }
         memswap_serve_stalled(engine);
         if (atomic_load(&engine->n_stalled) ||
+            memswap_hugetlb_wanted(engine) ||
             wants_room(engine, reserve_start(engine, helper))) {
             content = make_room(engine, helper);
             note_stuck(engine, content);
@@ -218,18 +254,25 @@ bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
     uint64_t steps = 2 * round;
     uint64_t want;
 
-    while ((want = excess(engine, size)) && steps--) {
+    while (((want = excess(engine, size)) || memswap_hugetlb_wanted(engine)) &&
+           steps--) {
+        unsigned int flags = steps < round ? MEMSWAP_RECLAIM_URGENT : 0;
         uint64_t gone;
 
-        if (!memswap_reclaim_step(engine, want, steps < round, &gone)) {
+        if (!want) {
+            want = atomic_load(&engine->largest_page);
+            flags |= MEMSWAP_RECLAIM_HUGETLB;
+        }
+        if (!memswap_reclaim_step(engine, want, flags, &gone)) {
             break;
         }
         if (gone) {
             steps = 2 * round;
         }
     }
+    want = excess(engine, size);
     note_stuck(engine, !want);
-    return !want;
+    return !want && !memswap_hugetlb_wanted(engine);
 }
 
 void memswap_evictors_start(MemswapEngine *engine, unsigned int n)

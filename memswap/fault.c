@@ -22,7 +22,7 @@
 #include "internal.h"
 #include "uffd.h"
 
-/* Pages up to this size are built on the stack. */
+/* Ordinary pages are built on the stack. */
 #define SMALL_PAGE 4096
 
 typedef struct Fill {
@@ -78,11 +78,23 @@ static int fill_data(Fill *fill, const void *data)
 
 static int fill_zero(Fill *fill)
 {
-    int ret = memswap_uffd_zero(fill->engine->uffd, fill->host,
-                                fill->block->page_size);
+    int uffd = fill->engine->uffd;
+    size_t size = fill->block->page_size;
+    bool huge = fill->block->alias;
+    int ret = huge ? memswap_uffd_copy(uffd, fill->host,
+                                       fill->engine->hugetlb.zeroes, size,
+                                       NULL) :
+              memswap_uffd_zero(uffd, fill->host, size);
 
-    /* What was never ours is right as it is. */
-    return ret == -EEXIST ? fill_map(fill) : ret;
+    if (ret == -EEXIST) {
+        /* What was never ours is right as it is. */
+        ret = fill_map(fill);
+        if (ret == -EFAULT && huge) {
+            /* there is no page: so COPY says that no hugepage is free */
+            ret = -ENOMEM;
+        }
+    }
+    return ret;
 }
 
 int memswap_fill_build(MemswapBlock *block, uint64_t old, uint8_t *data)
@@ -104,15 +116,34 @@ int memswap_fill_build(MemswapBlock *block, uint64_t old, uint8_t *data)
     return 0;
 }
 
-static int fill_built(Fill *fill)
+/* Build the page's content in @data, then put it in place. */
+static int fill_from(Fill *fill, uint8_t *data)
 {
-    size_t size = fill->block->page_size;
-    uint8_t small[SMALL_PAGE] __attribute__((aligned(SMALL_PAGE)));
-    g_autofree uint8_t *large = size > SMALL_PAGE ? g_malloc(size) : NULL;
-    uint8_t *data = large ?: small;
     int ret = memswap_fill_build(fill->block, fill->old, data);
 
     return ret ?: fill_data(fill, data);
+}
+
+static int fill_small(Fill *fill)
+{
+    uint8_t data[SMALL_PAGE] __attribute__((aligned(SMALL_PAGE)));
+
+    return fill_from(fill, data);
+}
+
+static int fill_huge(Fill *fill)
+{
+    uint8_t *data;
+    int ret;
+
+    if (memswap_word_state(fill->old) == MEMSWAP_ZERO &&
+        !memswap_word_handle(fill->old)) {
+        return fill_data(fill, fill->engine->hugetlb.zeroes);
+    }
+    data = memswap_hugetlb_take_buffer(fill->engine);
+    ret = fill_from(fill, data);
+    memswap_hugetlb_put_buffer(fill->engine, data);
+    return ret;
 }
 
 static int fill_place(Fill *fill)
@@ -126,7 +157,7 @@ static int fill_place(Fill *fill)
     case MEMSWAP_TRIAL:
         return fill_map(fill);
     default:
-        return fill_built(fill);
+        return fill->block->alias ? fill_huge(fill) : fill_small(fill);
     }
 }
 
@@ -237,6 +268,11 @@ static MemswapOutcome fill_fail(Fill *fill, int error, bool pin)
     case -ENOENT:
     case -ESRCH:
         return MEMSWAP_GONE;
+    case -ENOMEM:
+        if (block->alias) {
+            memswap_hugetlb_short(block, fill->page);
+        }
+        return MEMSWAP_NO_ROOM;
     default:
         return MEMSWAP_NO_ROOM;
     }

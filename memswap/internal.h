@@ -113,6 +113,7 @@ struct MemswapBlock {
     unsigned int region_pages;  /* pages a region; the last may have fewer */
     uint64_t n_regions;
     unsigned int slot;          /* in MemswapEngine.blocks */
+    uint8_t *alias;             /* of hugepages, see hugetlb.c; else NULL */
     MemswapWord *words;         /* n_pages, zero memory until touched */
     MemswapRegion *regions;     /* n_regions, the same */
     bool huge;                  /* its regions may become huge */
@@ -143,6 +144,28 @@ typedef struct MemswapStalled {
     bool force;                 /* it may pass the limit */
 } MemswapStalled;
 
+/* Bits for who uses which of a set of buffers. */
+#define MEMSWAP_BUFFERS_MAX 1024
+
+/*
+ * What blocks of hugepages share; see hugetlb.c.  The buffers are there from
+ * before the first of these blocks is known to anyone until the engine goes.
+ */
+typedef struct MemswapHugetlb {
+    bool supported;             /* by userfaultfd; never changes */
+    uint8_t *zeroes;            /* a hugepage of them; takes no memory */
+    uint8_t *buffers;
+    unsigned int n_buffers;
+    _Atomic uint64_t busy[MEMSWAP_BUFFERS_MAX / 64];
+    _Atomic int64_t resident;   /* hugepages in the page cache */
+    _Atomic uint32_t wanted;    /* hugepages to take out, the limit aside */
+    _Atomic uint32_t n_stalled; /* of the faults that wait, those for these */
+    _Atomic int64_t told;       /* when the last event was; 0: never */
+    /* the clock's hand among these blocks; under reclaim_lock */
+    unsigned int hand_slot;
+    uint64_t hand_region;
+} MemswapHugetlb;
+
 struct MemswapEngine {
     MemswapHost host;
     void *opaque;
@@ -162,6 +185,7 @@ struct MemswapEngine {
     _Atomic uint64_t readahead;
     _Atomic uint64_t keep_copies;
     bool reserve_auto;
+    _Atomic uint64_t largest_page;  /* of any block so far */
 
     /* Blocks: slots are written under blocks_lock, read anywhere. */
     GMutex blocks_lock;
@@ -187,6 +211,8 @@ struct MemswapEngine {
     _Atomic uint64_t behind[MEMSWAP_BEHIND_MAX];
     _Atomic uint32_t behind_next;
     _Atomic bool store_full;        /* a put was refused, none worked since */
+
+    MemswapHugetlb hugetlb;
 
     /* Evictors. */
     GThread **evictors;
@@ -224,7 +250,7 @@ struct MemswapEngine {
     _Atomic uint64_t faults[MEMSWAP_FAULT__MAX];
     _Atomic uint64_t evictions, refaults, n_trials, given_back, discards;
     _Atomic uint64_t n_store_full, overshoots, stalls, stall_ns, spurious;
-    _Atomic uint64_t n_readahead, n_unchanged;
+    _Atomic uint64_t n_readahead, n_unchanged, n_no_hugepages;
 
     uint8_t *ahead_buffers;         /* MEMSWAP_AHEAD_BUFFERS, readahead.c's */
     _Atomic uint64_t ahead_busy;    /* bits: those in use */
@@ -238,6 +264,15 @@ struct MemswapEngine {
     ((void)atomic_fetch_add_explicit(&(counter), n, memory_order_relaxed))
 
 /* engine.c */
+
+/* The lowest limit that pages of the sizes there are can work with. */
+uint64_t memswap_min_limit(MemswapEngine *engine);
+/*
+ * There are pages of this size from now on.  -EINVAL, with *@error set as
+ * memswap_block_add() does, if the limit is too low for them.
+ */
+int memswap_admit_page_size(MemswapEngine *engine, uint64_t page_size,
+                            char **error);
 int64_t memswap_now(MemswapEngine *engine);
 void memswap_event(MemswapEngine *engine, MemswapEvent event,
                    const MemswapBlock *block, uint64_t page);
@@ -443,14 +478,18 @@ bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid);
 
 /* reclaim.c */
 
+/* Give pages no time to prove warm. */
+#define MEMSWAP_RECLAIM_URGENT  1u
+/* Only from blocks of hugepages. */
+#define MEMSWAP_RECLAIM_HUGETLB 2u
+
 /*
  * One step of the clock: put regions on trial, look at the oldest trial
  * again, and take out its cold pages, at most about @max bytes of them.
- * With @urgent, no time is given for pages to prove warm.  *@gone is what
- * left.  Returns false if there was nothing to look at.
+ * *@gone is what left.  Returns false if there was nothing to look at.
  */
-bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
-                          uint64_t *gone);
+bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
+                          unsigned int flags, uint64_t *gone);
 /* Regions with something resident: so many steps go around once. */
 uint64_t memswap_reclaim_round(MemswapEngine *engine);
 /* Drop the trials of a block that goes. */
@@ -550,6 +589,46 @@ void memswap_collapser_kick(MemswapEngine *engine);
  * for which it is to be tried again later.
  */
 uint64_t memswap_collapser_pass(MemswapEngine *engine, bool paced, bool tick);
+
+/* hugetlb.c: blocks of hugepages */
+
+/* What is wrong with these pages of @fd's?  NULL if nothing is. */
+const char *memswap_hugetlb_check(MemswapEngine *engine, int fd,
+                                  uint64_t page_size);
+/*
+ * What a block of hugepages needs beyond others, made before anybody knows of
+ * it, and freed when nobody does.  Returns 0 or a negative errno.
+ */
+int memswap_hugetlb_open(MemswapBlock *block);
+void memswap_hugetlb_close(MemswapBlock *block);
+void memswap_hugetlb_free(MemswapEngine *engine);
+/* Take stock of the pages that are there already. */
+void memswap_hugetlb_adopt(MemswapBlock *block);
+/*
+ * A buffer for a hugepage's content: allocates nothing, takes no lock, waits
+ * for nobody but who holds one.
+ */
+uint8_t *memswap_hugetlb_take_buffer(MemswapEngine *engine);
+void memswap_hugetlb_put_buffer(MemswapEngine *engine, uint8_t *buffer);
+/*
+ * Write to a page that the caller owns.  -ENOMEM if the page cache doesn't
+ * have it.
+ */
+int memswap_hugetlb_write(MemswapBlock *block, uint64_t page,
+                          const void *buffer);
+/* A page came to the page cache (1), or left it (-1). */
+void memswap_hugetlb_moved(MemswapBlock *block, int by);
+/* A fill found no hugepage that is free: have some taken out. */
+void memswap_hugetlb_short(MemswapBlock *block, uint64_t page);
+
+/* Who finds none has some taken out for those who come next, too. */
+#define MEMSWAP_HUGEPAGES_WANTED 4u
+
+/* Is there a lack of hugepages, which only taking out some can end? */
+static inline bool memswap_hugetlb_wanted(MemswapEngine *engine)
+{
+    return atomic_load(&engine->hugetlb.wanted) > 0;
+}
 
 /* evictor.c */
 void memswap_evictors_start(MemswapEngine *engine, unsigned int n);

@@ -3,7 +3,8 @@
  *
  * Waiting for a page, ending a transition, and reaching its content in the
  * page cache.  The content is only ever read and written through the file,
- * never through a mapping: a second mapping would cost a fault a page.
+ * never through a mapping: a second mapping would cost a fault a page.  (A
+ * hugepage can't be written so; see hugetlb.c.)
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -150,6 +151,9 @@ int memswap_page_write(MemswapBlock *block, uint64_t page,
     size_t left = block->page_size;
     off_t to = block->fd_offset + (page << block->page_shift);
 
+    if (block->alias) {
+        return memswap_hugetlb_write(block, page, buffer);
+    }
     while (left) {
         ssize_t put = pwrite(block->fd, from, left, to);
 
@@ -194,6 +198,7 @@ int memswap_page_punch(MemswapBlock *block, uint64_t page, uint64_t n,
     if (ret) {
         return -errno;
     }
-    *left = range_cached(block, page, n);
+    /* Hugepages go whole, whoever holds them; SEEK_DATA finds holes there. */
+    *left = !block->alias && range_cached(block, page, n);
     return 0;
 }

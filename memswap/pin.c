@@ -87,8 +87,9 @@ static void wait_for_room(MemswapEngine *engine, size_t size, PinWait *wait)
         wait->since = before;
         memswap_count(engine->stalls, 1);
     }
-    if (!wait->force && !engine->n_evictors &&
-        memswap_reclaim_direct(engine, size)) {
+    if (!engine->n_evictors &&
+        (!wait->force || memswap_hugetlb_wanted(engine)) &&
+        memswap_reclaim_direct(engine, wait->force ? 0 : size)) {
         return;
     }
     if (!wait->force && (!engine->n_evictors ||

@@ -15,6 +15,13 @@
 
 /* Regions that wait for their second look at once, at most. */
 #define TRIAL_WINDOW 32
+/*
+ * The same for hugepages.  Such a region is one page: in the time that another
+ * takes to be evicted, one of these is, so it takes more of them for pages to
+ * have time to prove warm.  A touch of one on trial costs a hundredth of
+ * fetching it from the store.
+ */
+#define TRIAL_WINDOW_HUGETLB 512
 
 void memswap_trial_undo(MemswapBlock *block, uint64_t first, uint64_t end)
 {
@@ -142,25 +149,37 @@ static MemswapTrial *trial_new(MemswapBlock *block, uint64_t number)
     return entry;
 }
 
+/* May this block's regions be looked at? */
+static bool reclaims(const MemswapBlock *block, unsigned int flags)
+{
+    return block->alias || !(flags & MEMSWAP_RECLAIM_HUGETLB);
+}
+
 /*
  * Move the hand to the next region worth a trial.  Called with reclaim_lock.
  * Returns NULL after going around without finding one.
  */
-static MemswapTrial *clock_next(MemswapEngine *engine)
+static MemswapTrial *clock_next(MemswapEngine *engine, unsigned int flags)
 {
     unsigned int n = atomic_load(&engine->n_slots);
+    bool huge = flags & MEMSWAP_RECLAIM_HUGETLB;
+    unsigned int *hand_slot = huge ? &engine->hugetlb.hand_slot :
+                              &engine->hand_slot;
+    uint64_t *hand_region = huge ? &engine->hugetlb.hand_region :
+                            &engine->hand_region;
 
     /* Twice around: the second time, none is passed by for its age. */
     for (unsigned int seen = 0; seen <= 2 * n && n; seen++) {
         MemswapBlock *block;
 
-        if (engine->hand_slot >= n) {
-            engine->hand_slot = 0;
-            engine->hand_region = 0;
+        if (*hand_slot >= n) {
+            *hand_slot = 0;
+            *hand_region = 0;
         }
-        block = memswap_block_get(engine, engine->hand_slot);
-        while (block && engine->hand_region < block->n_regions) {
-            uint64_t number = engine->hand_region++;
+        block = memswap_block_get(engine, *hand_slot);
+        while (block && reclaims(block, flags) &&
+               *hand_region < block->n_regions) {
+            uint64_t number = (*hand_region)++;
             MemswapRegion *region = &block->regions[number];
 
             if (atomic_load(&region->resident) &&
@@ -172,8 +191,8 @@ static MemswapTrial *clock_next(MemswapEngine *engine)
         if (block) {
             memswap_block_unref(block);
         }
-        engine->hand_slot++;
-        engine->hand_region = 0;
+        (*hand_slot)++;
+        *hand_region = 0;
     }
     return NULL;
 }
@@ -201,13 +220,44 @@ static void trial_queue(MemswapEngine *engine, MemswapTrial *entry,
 
 /*
  * With few regions resident a window of 32 would be all of them; with
- * one, there is no waiting at all.
+ * one, there is no waiting at all.  Of hugepages it is half: measured, more
+ * brings little.
  */
-static unsigned int trial_window(MemswapEngine *engine)
+static unsigned int trial_window(MemswapEngine *engine, unsigned int flags)
 {
     uint64_t regions = atomic_load(&engine->charged) / MEMSWAP_REGION_SIZE;
+    uint64_t huge = MAX(atomic_load(&engine->hugetlb.resident), 0);
+    uint64_t window = MIN(huge / 2, TRIAL_WINDOW_HUGETLB);
 
-    return CLAMP(regions / 4, 1, TRIAL_WINDOW);
+    if (!(flags & MEMSWAP_RECLAIM_HUGETLB)) {
+        window += MIN((regions - MIN(huge, regions)) / 4, TRIAL_WINDOW);
+    }
+    return MAX(window, 1);
+}
+
+/* The next trial from @link on that may be looked at; NULL: none. */
+static GList *find_trial(GList *link, unsigned int flags)
+{
+    while (link && !reclaims(((MemswapTrial *)link->data)->block, flags)) {
+        link = link->next;
+    }
+    return link;
+}
+
+/* How many there are of these.  Called with reclaim_lock. */
+static unsigned int count_trials(MemswapEngine *engine, unsigned int flags)
+{
+    GList *link = engine->trials.head;
+    unsigned int n = 0;
+
+    if (!(flags & MEMSWAP_RECLAIM_HUGETLB)) {
+        return g_queue_get_length(&engine->trials);
+    }
+    while ((link = find_trial(link, flags))) {
+        link = link->next;
+        n++;
+    }
+    return n;
 }
 
 /*
@@ -215,19 +265,21 @@ static unsigned int trial_window(MemswapEngine *engine)
  * says whether the clock went around without finding one, and nobody else has
  * one in hand.
  */
-static MemswapTrial *next_trial(MemswapEngine *engine, bool *all)
+static MemswapTrial *next_trial(MemswapEngine *engine, unsigned int flags,
+                                bool *all)
 {
-    unsigned int window = trial_window(engine);
+    unsigned int window = trial_window(engine, flags);
     unsigned int attempts = 2 * TRIAL_WINDOW;
     MemswapTrial *entry;
+    GList *link;
 
     *all = false;
     g_mutex_lock(&engine->reclaim_lock);
-    while (g_queue_get_length(&engine->trials) < window && attempts--) {
+    while (count_trials(engine, flags) < window && attempts--) {
         MemswapRegion *region;
         uint64_t waiting = 0;
 
-        entry = clock_next(engine);
+        entry = clock_next(engine, flags);
         if (!entry) {
             *all = true;
             break;
@@ -247,8 +299,10 @@ static MemswapTrial *next_trial(MemswapEngine *engine, bool *all)
             trial_free(entry);
         }
     }
-    entry = g_queue_pop_head(&engine->trials);
+    link = find_trial(engine->trials.head, flags);
+    entry = link ? link->data : NULL;
     if (entry) {
+        g_queue_delete_link(&engine->trials, link);
         atomic_fetch_add(&engine->in_hand, 1);
     } else if (atomic_load(&engine->in_hand)) {
         *all = false;
@@ -277,8 +331,8 @@ static MemswapTrial *next_behind(MemswapEngine *engine)
     return NULL;
 }
 
-bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
-                          uint64_t *gone)
+bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
+                          unsigned int flags, uint64_t *gone)
 {
     MemswapRegion *region;
     MemswapTrial *entry;
@@ -286,18 +340,19 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
     bool all;
 
     *gone = 0;
-    entry = next_behind(engine);
+    /* what is behind a sequence is of ordinary pages: see readahead.c */
+    entry = flags & MEMSWAP_RECLAIM_HUGETLB ? NULL : next_behind(engine);
     if (entry) {
-        urgent = true;
+        flags |= MEMSWAP_RECLAIM_URGENT;
     } else {
-        entry = next_trial(engine, &all);
+        entry = next_trial(engine, flags, &all);
     }
     if (!entry) {
         return !all;
     }
     region = &entry->block->regions[entry->region];
     if (memswap_region_try_own(region)) {
-        if (urgent) {
+        if (flags & MEMSWAP_RECLAIM_URGENT) {
             /* Those touched since go all the same: somebody waits. */
             uint64_t tried;
 
@@ -327,13 +382,14 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max, bool urgent,
 
 uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size)
 {
-    uint64_t steps = memswap_reclaim_round(engine) + TRIAL_WINDOW;
+    uint64_t steps = memswap_reclaim_round(engine) +
+                     MAX(trial_window(engine, 0), TRIAL_WINDOW);
     uint64_t got = 0;
 
     while (got < size && steps--) {
         uint64_t gone;
 
-        if (!memswap_reclaim_step(engine, size - got, false, &gone)) {
+        if (!memswap_reclaim_step(engine, size - got, 0, &gone)) {
             break;
         }
         got += gone;

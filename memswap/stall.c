@@ -15,6 +15,16 @@
 /* With nobody to make room in the background: how often to try again. */
 #define STALL_SLICE_NS 1000000
 
+/* One more fault that waits, or one fewer.  The block may be dead. */
+static void count_stalled(MemswapEngine *engine, const MemswapBlock *block,
+                          int by)
+{
+    if (block->region_pages == 1) {
+        atomic_fetch_add(&engine->hugetlb.n_stalled, by);
+    }
+    atomic_fetch_add(&engine->n_stalled, by);
+}
+
 /* May the limit be passed, whoever asks? */
 static bool limit_is_soft(MemswapEngine *engine)
 {
@@ -30,7 +40,7 @@ static bool limit_is_soft(MemswapEngine *engine)
      * A pin in a huge region keeps all of it.
      */
     return atomic_load(&engine->pinned) + atomic_load(&engine->huge_stuck) +
-           MEMSWAP_MIN_LIMIT / 2 >= atomic_load(&engine->limit);
+           memswap_min_limit(engine) / 2 >= atomic_load(&engine->limit);
 }
 
 bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid)
@@ -62,7 +72,7 @@ void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
     }
     memswap_block_ref(block);
     g_array_append_val(engine->stalled, stalled);
-    atomic_fetch_add(&engine->n_stalled, 1);
+    count_stalled(engine, block, 1);
     g_mutex_unlock(&engine->stall_lock);
 
     memswap_count(engine->stalls, 1);
@@ -132,7 +142,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
     uint64_t waited;
 
     memswap_count(engine->stalls, 1);
-    atomic_fetch_add(&engine->n_stalled, 1);
+    count_stalled(engine, block, 1);
     atomic_fetch_add(&engine->n_held, 1);
     /* Once: they don't rest for long while n_stalled says that we wait. */
     memswap_evictors_kick(engine);
@@ -153,7 +163,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
                            engine->n_evictors ? -1 : STALL_SLICE_NS);
     }
     atomic_fetch_sub(&engine->n_held, 1);
-    atomic_fetch_sub(&engine->n_stalled, 1);
+    count_stalled(engine, block, -1);
     waited = memswap_now(engine) - since;
     memswap_count(engine->stall_ns, waited);
     memswap_trace(engine, MEMSWAP_TRACE_STALL, block, page, waited);
@@ -175,7 +185,7 @@ void memswap_serve_stalled(MemswapEngine *engine)
         while (atomic_load(&engine->n_stalled) &&
                take_stalled(engine, i, &stalled)) {
             if (serve(engine, &stalled)) {
-                atomic_fetch_sub(&engine->n_stalled, 1);
+                count_stalled(engine, stalled.block, -1);
             } else {
                 put_back(engine, i++, &stalled);
             }
@@ -217,7 +227,7 @@ void memswap_forget_stalled(MemswapBlock *block)
 
         if (stalled->block == block) {
             g_array_remove_index(engine->stalled, i);
-            atomic_fetch_sub(&engine->n_stalled, 1);
+            count_stalled(engine, block, -1);
             memswap_block_unref(block);
         }
     }

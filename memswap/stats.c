@@ -51,6 +51,7 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
         .collapses = atomic_load(&engine->collapses),
         .collapse_failures = atomic_load(&engine->collapse_failures),
         .splits = atomic_load(&engine->splits),
+        .no_hugepages = atomic_load(&engine->n_no_hugepages),
     };
     for (int i = 0; i < MEMSWAP_FAULT__MAX; i++) {
         stats->faults[i] = atomic_load(&engine->faults[i]);

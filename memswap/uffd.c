@@ -19,6 +19,9 @@
 #define UFFD_NEEDED (UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM)
 /* These tell who faulted where; older kernels lack the second. */
 #define UFFD_WANTED (UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS)
+/* These are for blocks on hugetlbfs. */
+#define UFFD_HUGETLB (UFFD_FEATURE_MISSING_HUGETLBFS | \
+                      UFFD_FEATURE_MINOR_HUGETLBFS)
 
 static int uffd_new(bool user_mode_only)
 {
@@ -41,10 +44,13 @@ static int uffd_new(bool user_mode_only)
     return uffd >= 0 ? uffd : -errno;
 }
 
-int memswap_uffd_open(int uffd, bool user_mode_only, bool inline_faults)
+int memswap_uffd_open(int uffd, bool user_mode_only, bool inline_faults,
+                      bool *hugetlb)
 {
     const uint64_t mode = inline_faults ? UFFD_FEATURE_SIGBUS : 0;
     const uint64_t features[] = {
+        UFFD_NEEDED | UFFD_WANTED | UFFD_HUGETLB | mode,
+        UFFD_NEEDED | UFFD_FEATURE_THREAD_ID | UFFD_HUGETLB | mode,
         UFFD_NEEDED | UFFD_WANTED | mode,
         UFFD_NEEDED | UFFD_FEATURE_THREAD_ID | mode,
     };
@@ -65,6 +71,7 @@ int memswap_uffd_open(int uffd, bool user_mode_only, bool inline_faults)
 
         if (!ioctl(uffd, UFFDIO_API, &api)) {
             fcntl(uffd, F_SETFL, fcntl(uffd, F_GETFL) | O_NONBLOCK);
+            *hugetlb = (features[i] & UFFD_HUGETLB) == UFFD_HUGETLB;
             return uffd;
         }
         ret = errno == EINVAL ? -ENOSYS : -errno;

@@ -18,12 +18,14 @@
  * @uffd: one that is open already and to be used, or -1
  * @user_mode_only: faults inside system calls are not wanted
  * @inline_faults: faults are signals, not events
+ * @hugetlb: set to whether it serves hugetlbfs, too
  *
  * Returns the descriptor, non-blocking and close-on-exec; -EPERM without the
  * right to it; -ENOSYS where the kernel lacks it, or minor faults on shared
  * memory.
  */
-int memswap_uffd_open(int uffd, bool user_mode_only, bool inline_faults);
+int memswap_uffd_open(int uffd, bool user_mode_only, bool inline_faults,
+                      bool *hugetlb);
 
 /* Ask for missing and minor faults in a range; -EBUSY if it is taken. */
 int memswap_uffd_register(int uffd, void *start, size_t size);
@@ -32,7 +34,8 @@ int memswap_uffd_unregister(int uffd, void *start, size_t size);
 /*
  * Put pages in place, up to the first that is there already: -EEXIST, and
  * nobody is woken.  -ENOMEM when the host has none, -ENOENT or -ESRCH if the
- * range is gone.  *@copied, which may be NULL, says how many bytes are.
+ * range is gone.  *@copied, which may be NULL, says how many bytes are.  On
+ * hugetlbfs there is no zero, and -EEXIST may mean that no hugepage is free.
  */
 int memswap_uffd_copy(int uffd, void *dst, const void *src, size_t size,
                       size_t *copied);

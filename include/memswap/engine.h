@@ -27,8 +27,12 @@ typedef struct MemswapBlock MemswapBlock;
 /* Reclaim works on regions of this size; blocks should be aligned to it. */
 #define MEMSWAP_REGION_SIZE (2ULL * 1024 * 1024)
 
-/* Below this limit a guest would not get from one instruction to the next. */
+/*
+ * Below this limit a guest would not get from one instruction to the next.
+ * With blocks of hugepages it is MEMSWAP_MIN_LIMIT_HUGETLB.
+ */
 #define MEMSWAP_MIN_LIMIT (1ULL * 1024 * 1024)
+#define MEMSWAP_MIN_LIMIT_HUGETLB (32ULL * 1024 * 1024)
 
 /* Below this limit the pool would have no room to compact in. */
 #define MEMSWAP_MIN_POOL_LIMIT (4ULL * 1024 * 1024)
@@ -39,6 +43,11 @@ typedef enum MemswapEvent {
     MEMSWAP_EVENT_STORE_FULL,
     /* A stored copy failed its checksum: its page is lost and poisoned. */
     MEMSWAP_EVENT_PAGE_LOST,
+    /*
+     * A page waits for one to be evicted, because the host has no free
+     * hugepage, whatever the limit.  Not told again within a minute.
+     */
+    MEMSWAP_EVENT_NO_HUGEPAGES,
     /* An invariant is broken: the VM must stop before it does harm. */
     MEMSWAP_EVENT_BUG,
 } MemswapEvent;
@@ -209,6 +218,7 @@ typedef struct MemswapStats {
     uint64_t collapse_failures;
     /* Huge regions of which only a part was to go, so they are small now. */
     uint64_t splits;
+    uint64_t no_hugepages; /* fills that found no hugepage free */
 
     /*
      * Faults by the time it took to resolve them, from reading the event:
@@ -241,7 +251,12 @@ typedef struct MemswapBlockInfo {
     uint64_t size;         /* bytes; a multiple of @page_size */
     int fd;                /* shared memory behind @host; stays the caller's */
     uint64_t fd_offset;    /* of @host within @fd */
-    uint64_t page_size;    /* bytes; the block's unit of swap */
+    /*
+     * Bytes; the block's unit of swap: the host's ordinary page, or 2 MiB on
+     * hugetlbfs, where mapping it with MAP_NORESERVE lets the pool of
+     * hugepages be as small as the limit.
+     */
+    uint64_t page_size;
 } MemswapBlockInfo;
 
 /**
@@ -326,9 +341,9 @@ int memswap_set_settings(MemswapEngine *engine,
  * are there already; residency may pass the limit by these until they are
  * reclaimed.  Pages keep their contents.
  *
- * Returns 0; -EINVAL for a size or alignment that doesn't fit, memory that
- * is not shared or locked; -EBUSY if somebody registered the range already;
- * -ENOMEM.
+ * Returns 0; -EINVAL for a size or alignment that doesn't fit, pages of a
+ * size that is not supported, a limit too low for them, memory that is not
+ * shared or locked; -EBUSY if somebody registered the range already; -ENOMEM.
  */
 int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
                       MemswapBlock **block, char **error);
@@ -341,6 +356,17 @@ int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
  * @block is freed.
  */
 void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block);
+
+/**
+ * memswap_free_hugepages: how much memory the host has in free hugepages
+ * @page_size: bytes; what size of hugepages to ask about
+ *
+ * Needs no engine.  What is reserved for somebody's mapping does not count,
+ * nor does what the host may add on demand (nr_overcommit_hugepages).  Returns
+ * bytes; -ENOENT if the host has no hugepages of this size, or another
+ * negative errno.
+ */
+int64_t memswap_free_hugepages(uint64_t page_size);
 
 /**
  * memswap_owns: is this address in a managed block?
