@@ -44,7 +44,7 @@ static int fake_put(MemswapStore *opaque, const void *data, size_t size,
     if (error) {
         return error;
     }
-    if ((fake_store_live(store) + 1) * size > atomic_load(&store->limit)) {
+    if (atomic_load(&store->live_bytes) + size > atomic_load(&store->limit)) {
         return -ENOSPC;
     }
     g_mutex_lock(&store->lock);
@@ -53,6 +53,7 @@ static int fake_put(MemswapStore *opaque, const void *data, size_t size,
     store->last_owner = owner;
     g_mutex_unlock(&store->lock);
     atomic_fetch_add(&store->puts, 1);
+    atomic_fetch_add(&store->live_bytes, size);
     return 0;
 }
 
@@ -103,6 +104,7 @@ static void fake_drop(MemswapStore *opaque, uint64_t handle)
     g_ptr_array_index(store->copies, handle - FIRST_HANDLE) = NULL;
     g_mutex_unlock(&store->lock);
     atomic_fetch_add(&store->drops, 1);
+    atomic_fetch_sub(&store->live_bytes, g_bytes_get_size(copy));
     g_bytes_unref(copy);
     g_bytes_unref(copy);
 }

@@ -37,6 +37,7 @@ struct FakeStore {
     /* Calls that succeeded. */
     _Atomic unsigned int puts, gets, drops;
     _Atomic unsigned int configures;
+    _Atomic uint64_t live_bytes;    /* put and not dropped yet */
     uint64_t last_owner;        /* of the last put */
     bool *freed;                /* set when the engine frees the store */
 

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/memfd.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,12 +17,15 @@
 
 /* --- memory ------------------------------------------------------------ */
 
-Ram ram_new(uint64_t size, uint64_t fd_offset)
+static Ram ram_map(uint64_t size, uint64_t fd_offset, uint64_t page_size)
 {
-    Ram ram = { .size = size, .fd_offset = fd_offset };
+    Ram ram = {
+        .size = size, .fd_offset = fd_offset, .page_size = page_size,
+    };
     uint8_t *space, *at;
 
-    ram.fd = memfd_create("ram", MFD_CLOEXEC);
+    ram.fd = memfd_create("ram", MFD_CLOEXEC | (page_size == PAGE ? 0 :
+                                                MFD_HUGETLB | MFD_HUGE_2MB));
     g_assert_cmpint(ram.fd, >=, 0);
     g_assert_cmpint(ftruncate(ram.fd, fd_offset + size), ==, 0);
     space = mmap(NULL, size + MEMSWAP_REGION_SIZE, PROT_NONE,
@@ -29,14 +33,25 @@ Ram ram_new(uint64_t size, uint64_t fd_offset)
     g_assert_true(space != MAP_FAILED);
     at = (uint8_t *)(((uintptr_t)space + MEMSWAP_REGION_SIZE - 1) &
                      ~(MEMSWAP_REGION_SIZE - 1));
-    ram.host = mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                    ram.fd, fd_offset);
+    ram.host = mmap(at, size, PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_FIXED | MAP_NORESERVE, ram.fd,
+                    fd_offset);
     g_assert_true(ram.host == at);
     if (at > space) {
         munmap(space, at - space);
     }
     munmap(at + size, space + MEMSWAP_REGION_SIZE - at);
     return ram;
+}
+
+Ram ram_new(uint64_t size, uint64_t fd_offset)
+{
+    return ram_map(size, fd_offset, PAGE);
+}
+
+Ram ram_new_hugetlb(uint64_t size, uint64_t fd_offset)
+{
+    return ram_map(size, fd_offset, 2 * MIB);
 }
 
 void ram_free(Ram *ram)
@@ -54,7 +69,7 @@ void ram_add(Harness *h, Ram *ram, const char *name)
         .size = ram->size,
         .fd = ram->fd,
         .fd_offset = ram->fd_offset,
-        .page_size = PAGE,
+        .page_size = ram->page_size,
     };
     char *error = NULL;
     int ret = memswap_block_add(h->engine, &info, &ram->block, &error);

@@ -210,7 +210,8 @@ Harness *harness_new(const HarnessOptions *options)
         inline_begin(h->engine);
     }
     if (options->size) {
-        h->ram = ram_new(options->size, 0);
+        h->ram = options->hugetlb ? ram_new_hugetlb(options->size, 0) :
+                 ram_new(options->size, 0);
         ram_add(h, &h->ram, "ram");
     }
     if (!options->by_hand) {
@@ -270,7 +271,8 @@ MemswapStats stats_of(Harness *h)
     return stats;
 }
 
-static void check_block(Harness *h, MemswapBlock *block, MemswapStats *sum)
+static void check_block(Harness *h, MemswapBlock *block, MemswapStats *sum,
+                        uint64_t *huge)
 {
     uint64_t n[MEMSWAP_STATE__MAX] = { 0 };
     MemswapBlockStats stats;
@@ -316,6 +318,9 @@ static void check_block(Harness *h, MemswapBlock *block, MemswapStats *sum)
             sum->huge += MEMSWAP_REGION_SIZE;
         }
     }
+    if (block->alias) {
+        *huge += stats.resident;
+    }
     sum->managed += stats.managed;
     sum->resident += stats.resident;
     sum->trial += n[MEMSWAP_TRIAL];
@@ -329,6 +334,7 @@ void harness_check(Harness *h)
 {
     unsigned int evictors = h->engine->n_evictors;
     MemswapStats stats, sum = { 0 };
+    uint64_t huge = 0;
 
     harness_settle(h);
     /* In between two of their steps. */
@@ -338,7 +344,7 @@ void harness_check(Harness *h)
         MemswapBlock *block = atomic_load(&h->engine->blocks[i]);
 
         if (block) {
-            check_block(h, block, &sum);
+            check_block(h, block, &sum, &huge);
         }
     }
     g_assert_cmpuint(stats.managed, ==, sum.managed);
@@ -352,8 +358,10 @@ void harness_check(Harness *h)
     g_assert_cmpuint(stats.kept, ==, sum.kept);
     g_assert_cmpuint(stats.huge, ==, sum.huge);
     g_assert_cmpuint(atomic_load(&h->engine->charged), ==, sum.resident);
+    g_assert_cmpuint(atomic_load(&h->engine->hugetlb.resident) * 2 * MIB, ==,
+                     huge);
     if (h->store) {
-        g_assert_cmpuint(fake_store_live(h->store) * PAGE, ==,
+        g_assert_cmpuint(atomic_load(&h->store->live_bytes), ==,
                          sum.stored + sum.kept);
     }
     if (evictors) {

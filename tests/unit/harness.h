@@ -33,11 +33,13 @@ typedef struct Ram {
     uint64_t fd_offset;
     uint8_t *host;
     uint64_t size;
+    uint64_t page_size;
     MemswapBlock *block;    /* NULL while it isn't managed */
 } Ram;
 
 typedef struct HarnessOptions {
     uint64_t size;          /* of the RAM; 0: no block is added */
+    bool hugetlb;           /* it is of hugepages */
     uint64_t limit;         /* bytes; 0: no less than the RAM */
     uint64_t pool_limit;    /* 0: none */
     uint64_t reserve_low, reserve_high;
@@ -93,6 +95,8 @@ void harness_free(Harness *h);
 
 /* Memory that the engine knows nothing of. */
 Ram ram_new(uint64_t size, uint64_t fd_offset);
+/* The same, on hugetlbfs. */
+Ram ram_new_hugetlb(uint64_t size, uint64_t fd_offset);
 /* What harness_new() does with its RAM. */
 void ram_add(Harness *h, Ram *ram, const char *name);
 void ram_remove(Harness *h, Ram *ram);
@@ -104,6 +108,7 @@ uint64_t ram_cached(const Ram *ram);
 bool ram_mapped(const Ram *ram, uint64_t page);
 /* A number of kB from the mapping's entry in smaps; -1 if there is none. */
 int ram_smaps(const Ram *ram, const char *name);
+/* By the number of the word: of hugepages in a block of these. */
 MemswapState ram_state(const Ram *ram, uint64_t page);
 unsigned int ram_pins(const Ram *ram, uint64_t page);
 

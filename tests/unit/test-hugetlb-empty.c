@@ -1,0 +1,354 @@
+/*
+ * Tests of blocks on hugetlbfs with too few hugepages, and beside others
+ *
+ * The limit is above what the host has in free hugepages: faults and pins wait
+ * for evictions that the limit would not call for.
+ *
+ * Skipped where no hugepages are to be had.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "hugepages.h"
+
+/* What is free, when not told otherwise, and how large the RAM is. */
+#define POOL 8
+#define PAGES 24
+
+static int hog;
+
+static void take_all_but(unsigned int free)
+{
+    hog = hugepages_leave(free);
+    g_assert_cmpuint(hugepages_free(), ==, free);
+}
+
+static Harness *harness_short(unsigned int free, unsigned int evictors)
+{
+    take_all_but(free);
+    return harness_new(&(HarnessOptions) {
+        .size = PAGES * HUGE_SIZE, .evictors = evictors, .hugetlb = true,
+    });
+}
+
+static void harness_short_free(Harness *h)
+{
+    harness_free(h);
+    close(hog);
+}
+
+static uint64_t number_of(uint64_t page)
+{
+    return 2 * page + 1;
+}
+
+/* Exactly one page out for each that comes in. */
+static void test_direct(void)
+{
+    Harness *h = harness_short(POOL, 0);
+    MemswapStats stats;
+
+    for (uint64_t page = 0; page < PAGES; page++) {
+        huge_fill(h, page, number_of(page));
+    }
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.no_hugepages, ==, PAGES - POOL);
+    g_assert_cmpuint(stats.evictions, ==, PAGES - POOL);
+    g_assert_cmpuint(stats.resident, ==, POOL * HUGE_SIZE);
+    g_assert_cmpuint(hugepages_free(), ==, 0);
+    for (uint64_t page = 0; page < PAGES; page++) {
+        huge_check(h, page, number_of(page));
+    }
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.evictions, ==, PAGES - POOL + PAGES);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_STORED], ==, PAGES);
+    g_assert_cmpuint(stats.stalls, ==, 0);
+    /* told once, not each time */
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_NO_HUGEPAGES), ==, 1);
+    harness_short_free(h);
+}
+
+/* Told again after a minute. */
+static void test_event(void)
+{
+    Harness *h;
+
+    take_all_but(POOL);
+    h = harness_new(&(HarnessOptions) {
+        .size = PAGES * HUGE_SIZE, .hugetlb = true, .fake_clock = true,
+    });
+    for (uint64_t page = 0; page < PAGES; page++) {
+        huge_touch(h, page);
+        harness_settle(h);
+        g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_NO_HUGEPAGES), ==,
+                         page < POOL ? 0 : 1 + (page - POOL) / 4);
+        harness_tick(h, 15 * 1000000000LL);
+    }
+    harness_short_free(h);
+}
+
+/* The fault waits while evictors make room, which they else would not. */
+static void test_evictors(void)
+{
+    Harness *h = harness_short(POOL, 2);
+    MemswapStats stats;
+
+    for (unsigned int round = 0; round < 3; round++) {
+        for (uint64_t page = 0; page < PAGES; page++) {
+            if (!round) {
+                huge_fill(h, page, number_of(page));
+            } else {
+                huge_check(h, page, number_of(page));
+            }
+        }
+    }
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.stalls, >, 0);
+    g_assert_cmpuint(stats.evictions, >=, 3 * PAGES - POOL);
+    g_assert_cmpuint(stats.overshoots, ==, 0);
+    g_assert_cmpuint(stats.resident, <=, POOL * HUGE_SIZE);
+    /* some are taken out for those who come next, and no more than that */
+    wait_until(atomic_load(&h->engine->sleepers) == 2);
+    g_assert_false(memswap_hugetlb_wanted(h->engine));
+    if (!h->engine->inline_faults) {
+        /* (others go until a thread that is woken gets to try again) */
+        g_assert_cmpuint(hugepages_free(), <=, 2 + MEMSWAP_HUGEPAGES_WANTED);
+    }
+    harness_short_free(h);
+}
+
+/* All is pinned: until that changes, faults wait. */
+static void test_all_pinned(void)
+{
+    Harness *h = harness_short(POOL, 1);
+    Task *task, *pin;
+
+    for (uint64_t page = 0; page < POOL; page++) {
+        huge_fill(h, page, number_of(page));
+    }
+    harness_settle(h);
+    g_assert_cmpint(memswap_pin(h->engine, huge_host(h, 0),
+                                POOL * HUGE_SIZE), ==, 0);
+    task = task_start(h, task_read, POOL * HUGE_PARTS);
+    pin = task_start(h, task_pin, (POOL + 1) * HUGE_PARTS);
+    task_check_waits(task);
+    g_assert_false(task_done(pin));
+    memswap_unpin(h->engine, huge_host(h, 0), POOL * HUGE_SIZE);
+    g_assert_cmpint(task_join(task), ==, 0);
+    g_assert_cmpint(task_join(pin), ==, 0);
+    memswap_unpin(h->engine, huge_host(h, POOL + 1), PAGE);
+    for (uint64_t page = 0; page < POOL; page++) {
+        huge_check(h, page, number_of(page));
+    }
+    harness_short_free(h);
+}
+
+/* Nothing can be stored: the same.  No hugepage is to be had by force. */
+static void test_store_full(void)
+{
+    Harness *h = harness_short(POOL, 1);
+    Task *task, *pin;
+
+    atomic_store(&h->store->put_error, -ENOSPC);
+    for (uint64_t page = 0; page < POOL; page++) {
+        huge_fill(h, page, number_of(page));
+    }
+    harness_settle(h);
+    memswap_hold_nobody(h->engine, true);
+    task = task_start(h, task_read, POOL * HUGE_PARTS);
+    pin = task_start(h, task_pin, (POOL + 1) * HUGE_PARTS);
+    task_check_waits(task);
+    g_assert_false(task_done(pin));
+    g_assert_cmpuint(stats_of(h).evictions, ==, 0);
+    atomic_store(&h->store->put_error, 0);
+    g_assert_cmpint(task_join(task), ==, 0);
+    g_assert_cmpint(task_join(pin), ==, 0);
+    memswap_unpin(h->engine, huge_host(h, POOL + 1), PAGE);
+    memswap_hold_nobody(h->engine, false);
+    for (uint64_t page = 0; page < POOL; page++) {
+        huge_check(h, page, number_of(page));
+    }
+    harness_short_free(h);
+}
+
+/* Somebody else gives hugepages back: that is noticed. */
+static void test_given_back(void)
+{
+    Harness *h = harness_short(2, 1);
+    Task *task;
+
+    huge_fill(h, 0, 1);
+    huge_fill(h, 1, 3);
+    harness_settle(h);
+    atomic_store(&h->store->put_error, -ENOSPC);
+    task = task_start(h, task_read, 2 * HUGE_PARTS);
+    task_check_waits(task);
+    g_assert_cmpuint(stats_of(h).evictions, ==, 0);
+    close(hog);
+    g_assert_cmpint(task_join(task), ==, 0);
+    huge_check(h, 0, 1);
+    huge_check(h, 1, 3);
+    harness_free(h);
+}
+
+/* A discard frees what a fault waits for. */
+static void test_discard(void)
+{
+    Harness *h = harness_short(2, 1);
+    Task *task;
+
+    huge_fill(h, 0, 1);
+    huge_fill(h, 1, 3);
+    harness_settle(h);
+    atomic_store(&h->store->put_error, -ENOSPC);
+    task = task_start(h, task_read, 2 * HUGE_PARTS);
+    task_check_waits(task);
+    g_assert_cmpint(memswap_discard(h->engine, huge_host(h, 0), HUGE_SIZE),
+                    ==, 0);
+    g_assert_cmpint(task_join(task), ==, 0);
+    huge_check(h, 1, 3);
+    harness_short_free(h);
+}
+
+/* A pin brings in what it needs, too. */
+static void pin_all(unsigned int evictors)
+{
+    Harness *h = harness_short(POOL, evictors);
+
+    for (unsigned int round = 0; round < 2; round++) {
+        for (uint64_t page = 0; page < PAGES; page++) {
+            g_assert_cmpint(memswap_pin(h->engine, huge_host(h, page), 1), ==,
+                            0);
+            if (!round) {
+                huge_fill(h, page, number_of(page));
+            } else {
+                huge_check(h, page, number_of(page));
+            }
+            memswap_unpin(h->engine, huge_host(h, page), 1);
+        }
+    }
+    /* once for several, where evictors take some more */
+    g_assert_cmpuint(stats_of(h).no_hugepages, >=,
+                     evictors ? 1 : 2 * PAGES - POOL);
+    harness_short_free(h);
+}
+
+static void test_pins(void)
+{
+    pin_all(0);
+    pin_all(1);
+}
+
+/* The block goes while a fault in it waits: nobody is left to evict for. */
+static void test_remove(void)
+{
+    Harness *h = harness_short(2, 1);
+    Ram ram = ram_new_hugetlb(4 * HUGE_SIZE, 0);
+
+    huge_fill(h, 0, 1);
+    huge_fill(h, 1, 3);
+    harness_settle(h);
+    ram_add(h, &ram, "other");
+    atomic_store(&h->store->put_error, -ENOSPC);
+    /* nobody touches it, but somebody did: as read-ahead might */
+    memswap_hugetlb_short(ram.block, 0);
+    ram_remove(h, &ram);
+    ram_free(&ram);
+    memswap_discard(h->engine, huge_host(h, 0), 2 * HUGE_SIZE);
+    memswap_hugetlb_short(h->ram.block, 0);
+    memswap_evictors_kick(h->engine);
+    wait_until(!memswap_hugetlb_wanted(h->engine));
+    wait_until(atomic_load(&h->engine->sleepers) == 1);
+    harness_short_free(h);
+}
+
+/* --- both sizes in one engine ------------------------------------------- */
+
+/* They share the limit; what frees no hugepage is left alone. */
+static void both(unsigned int evictors)
+{
+    Harness *h;
+    Ram small = ram_new(16 * MIB, 0), huge;
+    MemswapBlockStats stats;
+
+    take_all_but(POOL);
+    h = harness_new(&(HarnessOptions) {
+        .limit = 80 * MIB, .evictors = evictors,
+    });
+    huge = ram_new_hugetlb(PAGES * HUGE_SIZE, 0);
+    ram_add(h, &small, "small");
+    ram_add(h, &huge, "huge");
+
+    h->ram = small;
+    write_pages(h, 0, 16 * MIB / PAGE);
+    h->ram = huge;
+    for (unsigned int round = 0; round < 2; round++) {
+        for (uint64_t page = 0; page < PAGES; page++) {
+            if (!round) {
+                huge_fill(h, page, number_of(page));
+            } else {
+                huge_check(h, page, number_of(page));
+            }
+        }
+    }
+    harness_settle(h);
+    memswap_block_get_stats(small.block, &stats);
+    g_assert_cmpuint(stats.resident, ==, 16 * MIB);
+    g_assert_cmpuint(stats.page_size, ==, PAGE);
+    memswap_block_get_stats(huge.block, &stats);
+    g_assert_cmpuint(stats.resident, <=, POOL * HUGE_SIZE);
+    g_assert_cmpuint(stats.page_size, ==, HUGE_SIZE);
+
+    /* now it is the limit that takes, from both */
+    close(hog);
+    harness_set_limit(h, 32 * MIB, 0);
+    for (unsigned int round = 0; round < 2; round++) {
+        h->ram = huge;
+        for (uint64_t page = 0; page < PAGES; page++) {
+            huge_check(h, page, number_of(page));
+        }
+        h->ram = small;
+        check_pages(h, 0, 16 * MIB / PAGE);
+    }
+    wait_until(atomic_load(&h->engine->charged) <= 32 * MIB);
+    g_assert_cmpuint(stats_of(h).overshoots, ==, 0);
+    harness_check(h);
+    ram_remove(h, &huge);
+    ram_free(&huge);
+    h->ram = small;
+    harness_free(h);
+}
+
+static void test_both(void)
+{
+    both(0);
+    both(1);
+}
+
+static void test_skip(void)
+{
+    g_test_skip("no free hugepages, and no right to have some made");
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (!hugepages_get(PAGES + 2)) {
+        g_test_add_func("/hugetlb-empty", test_skip);
+        return g_test_run();
+    }
+    g_test_add_func("/hugetlb-empty/direct", test_direct);
+    g_test_add_func("/hugetlb-empty/event", test_event);
+    g_test_add_func("/hugetlb-empty/evictors", test_evictors);
+    g_test_add_func("/hugetlb-empty/all-pinned", test_all_pinned);
+    g_test_add_func("/hugetlb-empty/store-full", test_store_full);
+    g_test_add_func("/hugetlb-empty/given-back", test_given_back);
+    g_test_add_func("/hugetlb-empty/discard", test_discard);
+    g_test_add_func("/hugetlb-empty/pins", test_pins);
+    g_test_add_func("/hugetlb-empty/remove", test_remove);
+    g_test_add_func("/hugetlb-empty/both-sizes", test_both);
+    return g_test_run();
+}

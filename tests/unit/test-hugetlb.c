@@ -1,0 +1,588 @@
+/*
+ * Tests of blocks on hugetlbfs: whole pages of 2 MiB
+ *
+ * Skipped where no hugepages are to be had.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "hugepages.h"
+
+/* The least that the limit may be, in hugepages, and some more. */
+#define LIMIT (MEMSWAP_MIN_LIMIT_HUGETLB / HUGE_SIZE)
+#define PAGES (LIMIT + 8)
+
+static Harness *harness_hugetlb(uint64_t limit)
+{
+    return harness_new(&(HarnessOptions) {
+        .size = PAGES * HUGE_SIZE, .limit = limit * HUGE_SIZE,
+        .hugetlb = true,
+    });
+}
+
+/* Each page gets its own odd number. */
+static void write_huge(Harness *h, uint64_t n)
+{
+    for (uint64_t page = 0; page < n; page++) {
+        huge_fill(h, page, 2 * page + 1);
+    }
+    harness_settle(h);
+}
+
+static void check_huge(Harness *h, uint64_t n)
+{
+    for (uint64_t page = 0; page < n; page++) {
+        huge_check(h, page, 2 * page + 1);
+    }
+    harness_settle(h);
+}
+
+static void evict_all(Harness *h)
+{
+    harness_settle(h);
+    memswap_reclaim(h->engine, UINT64_MAX);
+}
+
+/* --- faults and evictions ---------------------------------------------- */
+
+static void test_absent(void)
+{
+    Harness *h = harness_hugetlb(PAGES);
+    unsigned int free = hugepages_free();
+    MemswapStats stats;
+
+    huge_check(h, 3, 0);
+    huge_check(h, PAGES - 1, 0);
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT], ==, 2);
+    g_assert_cmpuint(stats.resident, ==, 2 * HUGE_SIZE);
+    g_assert_cmpuint(ram_cached(&h->ram), ==, 2 * HUGE_SIZE);
+    g_assert_cmpuint(hugepages_free(), ==, free - 2);
+    harness_free(h);
+    g_assert_cmpuint(hugepages_free(), ==, free);
+}
+
+/* Out and in again: one fault, one eviction a page, every byte right. */
+static void test_round(void)
+{
+    Harness *h = harness_hugetlb(PAGES);
+    unsigned int free = hugepages_free();
+    MemswapStats stats;
+
+    write_huge(h, PAGES);
+    g_assert_cmpuint(hugepages_free(), ==, free - PAGES);
+    g_assert_cmpuint(memswap_reclaim(h->engine, PAGES * HUGE_SIZE), ==,
+                     PAGES * HUGE_SIZE);
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT], ==, PAGES);
+    g_assert_cmpuint(stats.evictions, ==, PAGES);
+    g_assert_cmpuint(stats.trials, ==, PAGES);
+    g_assert_cmpuint(stats.stored, ==, PAGES * HUGE_SIZE);
+    g_assert_cmpuint(h->store->puts, ==, PAGES);
+    g_assert_cmpuint(hugepages_free(), ==, free);
+
+    check_huge(h, PAGES);
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_STORED], ==, PAGES);
+    g_assert_cmpuint(stats.refaults, ==, PAGES);
+    g_assert_cmpuint(stats.evictions, ==, PAGES);
+    g_assert_cmpuint(stats.stored, ==, 0);
+    harness_free(h);
+}
+
+/*
+ * Without evictors a fault takes out what it needs: one page, the one that
+ * waited longest on trial.  Round and round through more than the limit, each
+ * access is a fault.
+ */
+static void test_access_string(void)
+{
+    Harness *h = harness_hugetlb(LIMIT);
+    const uint64_t n = LIMIT + 4;
+    MemswapStats stats;
+
+    write_huge(h, n);
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT], ==, n);
+    g_assert_cmpuint(stats.evictions, ==, n - LIMIT);
+    for (uint64_t page = 0; page < n; page++) {
+        g_assert_cmpint(ram_state(&h->ram, page) == MEMSWAP_STORED, ==,
+                        page < n - LIMIT);
+    }
+    for (unsigned int round = 1; round <= 3; round++) {
+        check_huge(h, n);
+        stats = stats_of(h);
+        g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_STORED], ==, round * n);
+        g_assert_cmpuint(stats.evictions, ==, n - LIMIT + round * n);
+        g_assert_cmpuint(stats.resident, ==, LIMIT * HUGE_SIZE);
+    }
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_TRIAL], ==, 0);
+    g_assert_cmpuint(stats.peak_resident, ==, LIMIT * HUGE_SIZE);
+    g_assert_cmpuint(stats.overshoots, ==, 0);
+    harness_free(h);
+}
+
+/* What is touched between all others is never taken. */
+static void test_warm(void)
+{
+    Harness *h = harness_hugetlb(LIMIT);
+    MemswapStats before, stats;
+
+    write_huge(h, PAGES);
+    huge_check(h, 0, 1);
+    huge_check(h, 1, 3);
+    before = stats_of(h);
+    for (unsigned int round = 0; round < 3; round++) {
+        for (uint64_t page = 2; page < PAGES; page++) {
+            huge_touch(h, 0);
+            huge_touch(h, 1);
+            huge_check(h, page, 2 * page + 1);
+            g_assert_cmpint(ram_state(&h->ram, 0), !=, MEMSWAP_STORED);
+            g_assert_cmpint(ram_state(&h->ram, 1), !=, MEMSWAP_STORED);
+        }
+    }
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_STORED] -
+                     before.faults[MEMSWAP_FAULT_STORED], <=,
+                     3 * (PAGES - 2));
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_TRIAL], >, 0);
+    harness_free(h);
+}
+
+static void test_same(void)
+{
+    const uint64_t numbers[] = { 0, 2, 0x12345678, 0xfffffffe };
+    Harness *h = harness_hugetlb(PAGES);
+    MemswapStats stats;
+
+    for (unsigned int i = 0; i < G_N_ELEMENTS(numbers); i++) {
+        huge_fill(h, i, numbers[i]);
+    }
+    evict_all(h);
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.zero, ==, G_N_ELEMENTS(numbers) * HUGE_SIZE);
+    g_assert_cmpuint(h->store->puts, ==, 0);
+    for (unsigned int i = 0; i < G_N_ELEMENTS(numbers); i++) {
+        huge_check(h, i, numbers[i]);
+    }
+    g_assert_cmpuint(stats_of(h).faults[MEMSWAP_FAULT_SAME], ==,
+                     G_N_ELEMENTS(numbers));
+    /* one word differs, the last: not the same any more */
+    ((_Atomic uint64_t *)huge_host(h, 2))[-1] = 1;
+    evict_all(h);
+    g_assert_cmpint(ram_state(&h->ram, 1), ==, MEMSWAP_STORED);
+    g_assert_cmpuint(h->store->puts, ==, 1);
+    harness_free(h);
+}
+
+/* The store there is, and pages that do not compress at all. */
+static void test_real_pool(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = PAGES * HUGE_SIZE, .limit = LIMIT * HUGE_SIZE,
+        .hugetlb = true, .pool = true, .evictors = 1,
+    });
+    uint64_t low = atomic_load(&h->engine->reserve_low);
+
+    /* room for the next fault, and one page to begin with before */
+    g_assert_cmpuint(low, ==, 2 * HUGE_SIZE);
+    g_assert_cmpuint(atomic_load(&h->engine->reserve_high), ==,
+                     3 * HUGE_SIZE);
+    for (uint64_t page = 0; page < PAGES; page++) {
+        huge_fill(h, page, 2 * page + 1);
+        for (unsigned int part = 0; page % 3 == 0 && part < HUGE_PARTS;
+             part++) {
+            ram_fill(h, page * HUGE_PARTS + part,
+                     (page * HUGE_PARTS + part) << 2 | 1);
+        }
+    }
+    for (unsigned int round = 0; round < 2; round++) {
+        for (uint64_t page = 0; page < PAGES; page++) {
+            for (unsigned int part = 0; part < HUGE_PARTS; part++) {
+                if (page % 3) {
+                    huge_check_part(h, page, 2 * page + 1, part);
+                } else {
+                    ram_check(h, page * HUGE_PARTS + part,
+                              (page * HUGE_PARTS + part) << 2 | 1);
+                }
+            }
+        }
+    }
+    wait_until(atomic_load(&h->engine->charged) + low <= LIMIT * HUGE_SIZE);
+    g_assert_cmpuint(stats_of(h).overshoots, ==, 0);
+    harness_free(h);
+}
+
+/* --- pages that are there already --------------------------------------- */
+
+/* A stranger puts a page in the file just before the fill does. */
+static int stranger(void *opaque, InjectCall call, uint64_t where,
+                    size_t *size)
+{
+    Harness *h = opaque;
+
+    if (call == INJECT_COPY &&
+        where - (uintptr_t)h->ram.host < h->ram.size) {
+        uint8_t *map = mmap(NULL, HUGE_SIZE, PROT_READ | PROT_WRITE,
+                            MAP_SHARED | MAP_NORESERVE, h->ram.fd,
+                            where - (uintptr_t)h->ram.host);
+
+        g_assert_true(map != MAP_FAILED);
+        memset(map, 0x76, HUGE_SIZE);
+        munmap(map, HUGE_SIZE);
+    }
+    return 0;
+}
+
+static bool alias_mapped(Harness *h, uint64_t page)
+{
+    Ram alias = { .host = h->ram.block->alias };
+
+    return ram_mapped(&alias, page * HUGE_PARTS);
+}
+
+/*
+ * Rule: EEXIST from a COPY says nothing of the content: write it, then map.
+ * hugetlbfs has no write(), and nothing may stay mapped elsewhere.
+ */
+static void test_exists(void)
+{
+    Harness *h = harness_hugetlb(PAGES);
+    InjectHooks hooks = { .before = stranger, .opaque = h };
+
+    write_huge(h, 2);
+    huge_fill(h, 2, 44);
+    huge_fill(h, 3, 0);
+    evict_all(h);
+    inject(&hooks);
+    check_huge(h, 2);
+    huge_check(h, 2, 44);
+    huge_check(h, 3, 0);
+    /* never ours: right as it is */
+    huge_check(h, 4, 0x76767676);
+    for (uint64_t page = 0; page < 5; page++) {
+        g_assert_false(alias_mapped(h, page));
+    }
+    inject(NULL);
+    harness_free(h);
+}
+
+/* Pages from before, of a part of the file. */
+static void test_adopt(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .limit = 32 * MIB });
+    Ram ram = ram_new_hugetlb(8 * HUGE_SIZE, 3 * HUGE_SIZE);
+    MemswapStats stats;
+
+    h->ram = ram;
+    for (uint64_t page = 1; page < 8; page += 2) {
+        huge_fill(h, page, 2 * page + 1);
+    }
+    ram_add(h, &h->ram, "ram");
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.resident, ==, 4 * HUGE_SIZE);
+    g_assert_cmpuint(stats.untouched, ==, 4 * HUGE_SIZE);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT], ==, 0);
+    evict_all(h);
+    g_assert_cmpuint(stats_of(h).stored, ==, 4 * HUGE_SIZE);
+    for (uint64_t page = 0; page < 8; page++) {
+        huge_check(h, page, page & 1 ? 2 * page + 1 : 0);
+    }
+    harness_free(h);
+}
+
+/* --- pins and discards -------------------------------------------------- */
+
+static void test_pin(void)
+{
+    Harness *h = harness_hugetlb(PAGES);
+    uint8_t *middle = (uint8_t *)huge_host(h, 2) - 100;
+
+    write_huge(h, 4);
+    evict_all(h);
+    /* 200 bytes, across the end of a page */
+    g_assert_cmpint(memswap_pin(h->engine, middle, 200), ==, 0);
+    g_assert_cmpuint(stats_of(h).pinned, ==, 2 * HUGE_SIZE);
+    g_assert_cmpuint(ram_pins(&h->ram, 1), ==, 1);
+    g_assert_cmpuint(ram_pins(&h->ram, 2), ==, 1);
+    check_huge(h, 4);
+    evict_all(h);
+    for (uint64_t page = 0; page < 4; page++) {
+        g_assert_cmpint(ram_state(&h->ram, page), ==,
+                        page == 1 || page == 2 ? MEMSWAP_RESIDENT :
+                        MEMSWAP_STORED);
+    }
+    g_assert_true(ram_mapped(&h->ram, 1 * HUGE_PARTS));
+    g_assert_true(ram_mapped(&h->ram, 2 * HUGE_PARTS));
+    memswap_unpin(h->engine, middle, 200);
+    evict_all(h);
+    g_assert_cmpuint(stats_of(h).stored, ==, 4 * HUGE_SIZE);
+    check_huge(h, 4);
+    harness_free(h);
+}
+
+static void test_discard(void)
+{
+    Harness *h = harness_hugetlb(PAGES);
+    unsigned int free = hugepages_free();
+    uint8_t *host = huge_host(h, 0);
+    MemswapStats stats;
+
+    write_huge(h, 3);
+    huge_fill(h, 3, 6);
+    evict_all(h);
+    huge_check(h, 0, 1);
+    huge_check(h, 1, 3);
+    /* 0 and 1 resident, 2 stored, 3 same-filled, 4 never touched */
+    g_assert_cmpint(memswap_pin(h->engine, huge_host(h, 1), 1), ==, 0);
+    g_assert_cmpint(memswap_discard(h->engine, host, PAGE), ==, -EINVAL);
+    g_assert_cmpint(memswap_discard(h->engine, host + PAGE, HUGE_SIZE), ==,
+                    -EINVAL);
+    huge_check(h, 0, 1);
+    g_assert_cmpint(memswap_discard(h->engine, host, 5 * HUGE_SIZE), ==, 0);
+    stats = stats_of(h);
+    /* the pinned one stays, of zeroes */
+    g_assert_cmpuint(stats.resident, ==, HUGE_SIZE);
+    g_assert_cmpuint(stats.untouched, ==, (PAGES - 1) * HUGE_SIZE);
+    g_assert_cmpuint(stats.discards, ==, 3);
+    g_assert_cmpuint(hugepages_free(), ==, free - 1);
+    g_assert_true(ram_mapped(&h->ram, HUGE_PARTS));
+    g_assert_false(alias_mapped(h, 1));
+    for (uint64_t page = 0; page < 5; page++) {
+        huge_check(h, page, 0);
+    }
+    memswap_unpin(h->engine, huge_host(h, 1), 1);
+    harness_free(h);
+}
+
+/* --- what fails --------------------------------------------------------- */
+
+static void test_store_full(void)
+{
+    Harness *h = harness_hugetlb(PAGES);
+    MemswapStats stats;
+
+    harness_set_limit(h, PAGES * HUGE_SIZE, 3 * HUGE_SIZE);
+    atomic_store(&h->store->limit, 3 * HUGE_SIZE);
+    write_huge(h, 6);
+    huge_fill(h, 6, 8);
+    evict_all(h);
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.stored, ==, 3 * HUGE_SIZE);
+    g_assert_cmpuint(stats.zero, ==, HUGE_SIZE);
+    g_assert_cmpuint(stats.resident, ==, 3 * HUGE_SIZE);
+    g_assert_cmpuint(stats.given_back, >=, 3);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 1);
+    check_huge(h, 6);
+    huge_check(h, 6, 8);
+    harness_free(h);
+}
+
+static void test_lost(void)
+{
+    Harness *h = harness_hugetlb(PAGES);
+    Task *task;
+
+    write_huge(h, 1);
+    evict_all(h);
+    atomic_store(&h->store->get_error, -EBADMSG);
+    task = task_start(h, task_read, 7);
+    task_check_waits(task);
+    g_assert_cmpuint(stats_of(h).poisoned, ==, HUGE_SIZE);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_PAGE_LOST), ==, 1);
+    g_assert_cmpuint(memswap_forget_lost(h->engine), ==, HUGE_SIZE);
+    g_assert_cmpint(task_join(task), ==, 0);
+    huge_check(h, 0, 0);
+    harness_free(h);
+}
+
+/* Every so many calls of a kind fail, once each. */
+typedef struct Fails {
+    InjectCall call;
+    int error;
+    _Atomic unsigned int n, failed;
+} Fails;
+
+static int fail_third(void *opaque, InjectCall call, uint64_t where,
+                      size_t *size)
+{
+    Fails *fails = opaque;
+
+    if (call != fails->call || atomic_fetch_add(&fails->n, 1) % 3) {
+        return 0;
+    }
+    atomic_fetch_add(&fails->failed, 1);
+    return fails->error;
+}
+
+static void test_failures(void)
+{
+    const struct {
+        InjectCall call;
+        int error;
+    } kinds[] = {
+        { INJECT_COPY, -EAGAIN }, { INJECT_COPY, -EINTR },
+        { INJECT_COPY, -ENOMEM }, { INJECT_CONTINUE, -EAGAIN },
+        { INJECT_CONTINUE, -EINTR }, { INJECT_CONTINUE, -ENOMEM },
+        { INJECT_ZAP, -EINVAL },
+        { INJECT_READ, -EINTR }, { INJECT_READ, -EIO },
+        { INJECT_PUNCH, -EINTR }, { INJECT_PUNCH, -ENOSPC },
+    };
+
+    for (unsigned int i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        Fails fails = { .call = kinds[i].call, .error = kinds[i].error };
+        InjectHooks hooks = { .before = fail_third, .opaque = &fails };
+        Harness *h = harness_new(&(HarnessOptions) {
+            .size = PAGES * HUGE_SIZE, .limit = LIMIT * HUGE_SIZE,
+            .hugetlb = true, .evictors = i & 1, .overshoot = true,
+        });
+
+        inject(&hooks);
+        write_huge(h, PAGES);
+        /* some calls are made only where things happen to coincide */
+        for (unsigned int round = 0;
+             round < 2 || (!fails.failed && round < 50); round++) {
+            memswap_reclaim(h->engine, 4 * HUGE_SIZE);
+            for (uint64_t page = 0; page < PAGES; page += 3) {
+                g_assert_cmpint(memswap_pin(h->engine, huge_host(h, page),
+                                            1), ==, 0);
+                memswap_unpin(h->engine, huge_host(h, page), 1);
+            }
+            check_huge(h, PAGES);
+        }
+        inject(NULL);
+        check_huge(h, PAGES);
+        g_assert_cmpuint(fails.failed, >, 0);
+        harness_free(h);
+    }
+}
+
+/* --- refusals ----------------------------------------------------------- */
+
+static void refuse(Harness *h, const MemswapBlockInfo *info, int error,
+                   const char *word)
+{
+    g_autofree char *line = NULL;
+    MemswapBlock *block;
+
+    g_assert_cmpint(memswap_block_add(h->engine, info, &block, &line), ==,
+                    error);
+    g_assert_nonnull(line);
+    g_assert_nonnull(strstr(line, word));
+    g_assert_null(strchr(line, '\n'));
+}
+
+static int fail_register(void *opaque, InjectCall call, uint64_t where,
+                         size_t *size)
+{
+    return call == INJECT_REGISTER && (where == *(uint64_t *)opaque) ?
+           -ENOMEM : 0;
+}
+
+static int fail_alias(void *opaque, InjectCall call, uint64_t where,
+                      size_t *size)
+{
+    return call == INJECT_REGISTER && (where != *(uint64_t *)opaque) ?
+           -ENOMEM : 0;
+}
+
+static void test_refused(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .limit = 31 * MIB });
+    Ram ram = ram_new_hugetlb(4 * HUGE_SIZE, 0);
+    uint64_t host = (uintptr_t)ram.host;
+    InjectHooks hooks = { .before = fail_register, .opaque = &host };
+    MemswapBlockInfo info = {
+        .name = "ram", .host = ram.host, .size = ram.size, .fd = ram.fd,
+        .page_size = HUGE_SIZE,
+    };
+    g_autofree char *line = NULL;
+    int gigantic = memfd_create("gigantic", MFD_CLOEXEC | MFD_HUGETLB |
+                                30u << 26);
+
+    refuse(h, &info, -EINVAL, "limit must be at least 32 MiB");
+    info.page_size = PAGE;
+    refuse(h, &info, -EINVAL, "hugetlbfs");
+    info.page_size = HUGE_SIZE;
+    harness_set_limit(h, 32 * MIB, 0);
+    info.size -= PAGE;
+    refuse(h, &info, -EINVAL, "aligned");
+    info.size += PAGE;
+    if (gigantic >= 0) {
+        info.fd = gigantic;
+        info.page_size = 1ULL << 30;
+        refuse(h, &info, -EINVAL, "hugetlbsize=2M");
+        info.fd = ram.fd;
+        info.page_size = HUGE_SIZE;
+        close(gigantic);
+    }
+    h->engine->hugetlb.supported = false;
+    refuse(h, &info, -EINVAL, "does not serve hugetlbfs");
+    h->engine->hugetlb.supported = true;
+    inject(&hooks);
+    refuse(h, &info, -ENOMEM, "refused");
+    hooks.before = fail_alias;
+    refuse(h, &info, -ENOMEM, "hugepages");
+    inject(NULL);
+
+    /* and that nothing is left of all this */
+    h->ram = ram;
+    ram_add(h, &h->ram, "ram");
+    write_huge(h, 4);
+    evict_all(h);
+    check_huge(h, 4);
+    h->settings.limit = 31 * MIB;
+    g_assert_cmpint(memswap_set_settings(h->engine, &h->settings, &line), ==,
+                    -EINVAL);
+    g_assert_nonnull(strstr(line, "at least 32 MiB"));
+    harness_free(h);
+}
+
+static void test_free_hugepages(void)
+{
+    unsigned int free = hugepages_free();
+    int hog;
+
+    g_assert_cmpint(memswap_free_hugepages(3 * PAGE), ==, -ENOENT);
+    hog = hugepages_leave(5);
+    g_assert_cmpint(memswap_free_hugepages(HUGE_SIZE), ==, 5 * HUGE_SIZE);
+    close(hog);
+    g_assert_cmpint(memswap_free_hugepages(HUGE_SIZE), ==,
+                    free * HUGE_SIZE);
+}
+
+static void test_skip(void)
+{
+    g_test_skip("no free hugepages, and no right to have some made");
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (!hugepages_get(PAGES + 1)) {
+        g_test_add_func("/hugetlb", test_skip);
+        return g_test_run();
+    }
+    g_test_add_func("/hugetlb/absent", test_absent);
+    g_test_add_func("/hugetlb/round", test_round);
+    g_test_add_func("/hugetlb/access-string", test_access_string);
+    g_test_add_func("/hugetlb/warm", test_warm);
+    g_test_add_func("/hugetlb/same", test_same);
+    g_test_add_func("/hugetlb/real-pool", test_real_pool);
+    g_test_add_func("/hugetlb/exists", test_exists);
+    g_test_add_func("/hugetlb/adopt", test_adopt);
+    g_test_add_func("/hugetlb/pin", test_pin);
+    g_test_add_func("/hugetlb/discard", test_discard);
+    g_test_add_func("/hugetlb/store-full", test_store_full);
+    g_test_add_func("/hugetlb/lost", test_lost);
+    g_test_add_func("/hugetlb/failures", test_failures);
+    g_test_add_func("/hugetlb/refused", test_refused);
+    g_test_add_func("/hugetlb/free", test_free_hugepages);
+    return g_test_run();
+}
