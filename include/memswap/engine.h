@@ -105,7 +105,7 @@ typedef enum MemswapFullPolicy {
 /* How pages are compressed. */
 typedef enum MemswapCodec {
     MEMSWAP_CODEC_ZSTD,    /* at a level: from fast to small */
-    /* About as small as zstd's level -5, at half the time of a refault. */
+    /* About as small as zstd's level -5, decompressed in half the time. */
     MEMSWAP_CODEC_LZ4,
 } MemswapCodec;
 
