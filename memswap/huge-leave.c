@@ -226,7 +226,9 @@ static void call_off(Leave *leave)
             memswap_count(leave->engine->trial_pages,
                           (int64_t)block->page_size);
         }
+        /* the handle of a copy that was kept is none of ours */
         memswap_page_settle(block, leave->first + i, state, 0,
+                            page->cached ? 0 :
                             memswap_word_handle(page->old));
     }
 }
@@ -396,6 +398,7 @@ static uint64_t leave_now(Leave *leave, uint64_t number, bool evict)
     memswap_count(leave->engine->splits, back > 0);
     if (evict && gone) {
         memswap_count(leave->engine->evictions, gone);
+        memswap_age_evicted(leave->engine, region);
         memswap_trace(leave->engine, MEMSWAP_TRACE_EVICT, block,
                       leave->first, gone);
     }

@@ -231,7 +231,7 @@ bool memswap_huge_fill(MemswapBlock *block, uint64_t page)
         done = !memswap_huge_collapse(block, number);
     }
     memswap_region_disown(region);
-    if (done) {
+    if (done && !block->engine->inline_faults) {
         /* all who touched it since the zap */
         memswap_uffd_wake(block->engine->uffd, memswap_page_host(
                               block, memswap_region_first(block, number)),

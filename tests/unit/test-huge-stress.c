@@ -328,7 +328,7 @@ static void test_evictor(void)
 {
     stress(&(HarnessOptions) {
         .size = RAM_SIZE, .limit = LIMIT, .evictors = 1, .pool = true,
-        .huge = true,
+        .huge = true, .keep_copies = 6 * MIB, .readahead = 16 * PAGE,
     });
 }
 

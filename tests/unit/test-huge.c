@@ -499,6 +499,51 @@ static void test_same(void)
     harness_free(h);
 }
 
+/*
+ * Pages that kept their copies: those not written to since go without another;
+ * and when it is called off, none is lost.
+ */
+static void test_kept(void)
+{
+    Harness *h = huge_new(&(HarnessOptions) {
+        .size = 2 * MIB, .huge = true, .keep_copies = 2 * MIB,
+    });
+    Calls calls = { .fail = INJECT_PUNCH, .error = -ENOMEM, .times = 1 };
+
+    if (!h) {
+        return;
+    }
+    g_assert_cmpuint(memswap_reclaim(h->engine, 2 * MIB), ==, 2 * MIB);
+    check_pages(h, 0, REGION_PAGES);
+    g_assert_cmpuint(stats_of(h).kept, ==, 2 * MIB);
+    g_assert_cmpuint(huge_pass(h), ==, 0);
+    g_assert_cmpuint(stats_of(h).huge, ==, 2 * MIB);
+    harness_check(h);
+
+    for (uint64_t page = 0; page < 100; page++) {
+        ram_fill(h, page, 2 * page + 2001);
+    }
+    huge_try(h, 0, false);
+    calls_count(&calls);
+    g_assert_cmpuint(huge_look(h, 0), ==, 0);
+    inject(NULL);
+    harness_check(h);
+    for (uint64_t page = 0; page < REGION_PAGES; page++) {
+        uint64_t word = memswap_word_load(&h->ram.block->words[page]);
+
+        g_assert_true(!memswap_word_handle(word) ||
+                      (word & MEMSWAP_WORD_KEPT));
+    }
+    g_assert_cmpuint(memswap_reclaim(h->engine, 2 * MIB), ==, 2 * MIB);
+    g_assert_cmpuint(stats_of(h).unchanged, >=, REGION_PAGES - 100);
+    harness_check(h);
+    for (uint64_t page = 0; page < 100; page++) {
+        ram_check(h, page, 2 * page + 2001);
+    }
+    check_pages(h, 100, REGION_PAGES - 100);
+    harness_free(h);
+}
+
 /* --- discards ---------------------------------------------------------- */
 
 static void test_discard_part(void)
@@ -664,6 +709,7 @@ int main(int argc, char **argv)
     g_test_add_func("/huge/leave/split", test_split);
     g_test_add_func("/huge/leave/urgent", test_urgent);
     g_test_add_func("/huge/leave/same", test_same);
+    g_test_add_func("/huge/leave/kept", test_kept);
     g_test_add_func("/huge/discard/part", test_discard_part);
     g_test_add_func("/huge/discard/whole", test_discard_whole);
     g_test_add_func("/huge/discard/pinned", test_discard_pinned);
