@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A case: memswap against its references, in alternating pairs."""
+
+import statistics
+from dataclasses import dataclass, field
+
+from .machine import Unable
+
+# Metric: (unit, which is better).  A figure that has no place here is not
+# reported.
+METRICS = {
+    'rate': ('touches/s', 'higher'),
+    'p50': ('ns', 'lower'),
+    'p99': ('ns', 'lower'),
+    'p999': ('ns', 'lower'),
+    'max': ('ns', 'lower'),
+    'cpu': ('us/touch', 'lower'),
+    'slow_p50': ('ns', 'lower'),
+    'slow_p99': ('ns', 'lower'),
+    'slow_mean': ('ns', 'lower'),
+    'cpu_share': ('CPUs', 'lower'),
+    'background_share': ('CPUs', 'lower'),
+    'pool_bytes': ('bytes', 'lower'),
+    'resident': ('bytes', 'lower'),
+    'memory': ('bytes', 'lower'),
+}
+
+
+@dataclass
+class Reference:
+    """One or several sides, of which the best is the reference."""
+    sides: list
+    pairs: int = 0              # 0: as many as asked for
+
+
+@dataclass
+class Case:
+    name: str
+    work: object                # what each side's run() is given
+    memswap: object             # a side; see touch.Side
+    references: list = field(default_factory=list)
+    quick: bool = False         # a part of bench-quick
+    rate: str = 'rate'          # the metric to choose the best side by
+
+
+def ratio(memswap, reference):
+    return memswap / reference if reference else None
+
+
+def results(case, reference, pairs):
+    """The JSON objects of one reference; pairs of figures."""
+    objects = []
+    wrong = sum(figures.get('wrong', 0) for pair in pairs for figures in pair)
+    for metric, (unit, better) in METRICS.items():
+        values = [(ours[metric], theirs[metric]) for ours, theirs in pairs
+                  if metric in ours and metric in theirs]
+        if len(values) < len(pairs):
+            continue
+        ours, theirs = zip(*values)
+        ratios = [ratio(*pair) for pair in values]
+        known = [value for value in ratios if value is not None]
+        objects.append({
+            'case': case.name, 'metric': metric, 'unit': unit,
+            'better': better, 'memswap': statistics.median(ours),
+            'reference': statistics.median(theirs),
+            'reference_name': reference.name,
+            'ratio': ratio(statistics.median(ours),
+                           statistics.median(theirs)),
+            'pairs': len(pairs),
+            'spread': [min(known), max(known)] if known else None,
+            'memswap_values': list(ours), 'reference_values': list(theirs),
+            'wrong': wrong})
+    return objects
+
+
+class Runner:
+    """Runs cases, says how far it is, keeps what came of it."""
+
+    def __init__(self, context, pairs):
+        self.context = context
+        self.pairs = pairs
+        self.objects = []
+        self.failed = []
+
+    def say(self, text):
+        print(text, flush=True)
+
+    def choose(self, case, reference):
+        """The side that is best at this case; one run each tells."""
+        if len(reference.sides) == 1:
+            return reference.sides[0]
+        rates = {}
+        for number, side in enumerate(reference.sides):
+            what = f'{case.name}: trying {side.name}, page-cluster ' \
+                   f'{side.page_cluster}'
+            try:
+                figures = side.run(self.context, case.work)
+            except Unable as why:
+                self.say(f'{what}: {why}')
+                reason = why
+                continue
+            rates[number] = figures[case.rate]
+            self.say(f'{what}: {figures[case.rate]:,.0f}')
+        if not rates:
+            raise Unable(str(reason))
+        return reference.sides[max(rates, key=rates.get)]
+
+    def compare(self, case, reference):
+        side = self.choose(case, reference)
+        number = reference.pairs or self.pairs
+        pairs = []
+        for i in range(number):
+            figures = {}
+            order = [case.memswap, side]
+            for each in order if i % 2 else reversed(order):
+                figures[each.name] = each.run(self.context, case.work)
+            pairs.append((figures[case.memswap.name], figures[side.name]))
+            ours, theirs = pairs[-1]
+            self.say(f'{case.name}: pair {i + 1} of {number}: memswap '
+                     f'{ours[case.rate]:,.0f}, {side.name} '
+                     f'{theirs[case.rate]:,.0f}, ratio '
+                     f'{ours[case.rate] / theirs[case.rate]:.2f}')
+        self.objects += results(case, side, pairs)
+
+    def run(self, case):
+        for reference in case.references:
+            try:
+                self.compare(case, reference)
+            except Unable as why:
+                self.failed.append((case.name, reference.sides[0].name,
+                                    str(why)))
+                self.say(f'{case.name}: not measured against '
+                         f'{reference.sides[0].name}: {why}')

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the benchmarks change on the machine, and how it gets back.
+
+Everything that is changed is written to a journal first.  restore() undoes
+the journal from its end; a run that was killed is undone by the next one.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+JOURNAL = '/run/memswap-bench.json'
+LOCK = '/run/memswap-bench.lock'
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HUGEPAGES = '/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages'
+ZRAM = '/sys/class/zram-control'
+
+
+class Unable(Exception):
+    """Something cannot be measured here; the text says why."""
+
+
+def read(path):
+    with open(path, encoding='ascii') as file:
+        return file.read().strip()
+
+
+def write(path, value):
+    """Write to a file of the kernel's, in one system call."""
+    try:
+        with open(path, 'w', encoding='ascii') as file:
+            file.write(str(value))
+    except OSError as error:
+        raise Unable(f'{path}: {value}: {error.strerror}') from error
+
+
+def chosen(path):
+    """A setting; of several words, the one in brackets."""
+    text = read(path)
+    found = re.search(r'\[(\S+)\]', text)
+    return found[1] if found else text
+
+
+def run(*command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False,
+                          stderr=subprocess.STDOUT, encoding='utf-8',
+                          errors='replace')
+    if done.returncode:
+        raise Unable(f'{" ".join(command)}: {done.stdout.strip()}')
+
+
+class Machine:
+    """The only one to change the machine; use it in a with statement."""
+
+    def __init__(self):
+        self.journal = []
+        self.lock = None
+
+    def __enter__(self):
+        # pylint: disable=consider-using-with
+        self.lock = open(LOCK, 'w', encoding='ascii')
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit('bench: another one is running') from None
+        if os.path.exists(JOURNAL):
+            with open(JOURNAL, encoding='utf-8') as file:
+                self.journal = json.load(file)
+            print('bench: undoing what a run that was killed had changed')
+            self.undo(0)
+        for number in SIGNALS:
+            signal.signal(number, self.interrupted)
+        return self
+
+    @staticmethod
+    def interrupted(number, _frame):
+        raise SystemExit(128 + number)
+
+    def __exit__(self, *_):
+        self.undo(0)
+        self.lock.close()
+
+    # --- changes, each written down before it is made ------------------
+
+    def note(self, *entry):
+        self.journal.append(entry)
+        self.save()
+
+    def save(self):
+        if not self.journal:
+            if os.path.exists(JOURNAL):
+                os.unlink(JOURNAL)
+            return
+        with open(f'{JOURNAL}.new', 'w', encoding='utf-8') as file:
+            json.dump(self.journal, file)
+        os.replace(f'{JOURNAL}.new', JOURNAL)
+
+    def set(self, path, value):
+        """Change a setting."""
+        before = chosen(path)
+        if before != str(value):
+            self.note('set', path, before)
+            write(path, value)
+
+    def add_hugepages(self, number):
+        """Have this many free 2 MiB pages more than there are."""
+        if not number:
+            return
+        before = int(read(HUGEPAGES))
+        self.note('hugepages', before, before + number)
+        write(HUGEPAGES, before + number)
+        if int(read(HUGEPAGES)) < before + number:
+            raise Unable(f'no room for {number} hugepages')
+
+    def make_directory(self, path):
+        self.note('rmdir', path)
+        os.mkdir(path)
+
+    def swap_on(self, path):
+        self.note('swapoff', path)
+        run('swapon', '--priority', '32767', path)
+
+    def make_file(self, path, size):
+        self.note('unlink', path)
+        with open(path, 'wb') as file:
+            os.fchmod(file.fileno(), 0o600)
+            # swapon wants no holes
+            os.posix_fallocate(file.fileno(), 0, size)
+
+    def take_zram(self):
+        """The name of a zram device that nobody uses."""
+        if not os.path.isdir(ZRAM):
+            subprocess.run(['modprobe', 'zram'], check=False,
+                           stderr=subprocess.DEVNULL)
+        if not os.path.isdir(ZRAM):
+            raise Unable('this kernel has no zram')
+        names = [name for name in sorted(os.listdir('/sys/block'))
+                 if re.fullmatch(r'zram\d+', name)
+                 and read(f'/sys/block/{name}/disksize') == '0']
+        if not names:
+            number = read(f'{ZRAM}/hot_add')
+            names = [f'zram{number}']
+            self.note('hot_remove', number)
+        self.note('reset', names[0],
+                  chosen(f'/sys/block/{names[0]}/comp_algorithm'))
+        return names[0]
+
+    # --- the way back ---------------------------------------------------
+
+    def mark(self):
+        """Where undo() should stop."""
+        return len(self.journal)
+
+    def undo(self, mark):
+        """Undo all changes after a mark; no signal stops it."""
+        handlers = {number: signal.signal(number, signal.SIG_IGN)
+                    for number in SIGNALS}
+        try:
+            while len(self.journal) > mark:
+                what, *arguments = self.journal[-1]
+                try:
+                    getattr(self, f'undo_{what}')(*arguments)
+                except (OSError, Unable) as error:
+                    print(f'bench: cannot restore: {error}', flush=True)
+                self.journal.pop()
+                self.save()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    @staticmethod
+    def undo_set(path, before):
+        write(path, before)
+
+    @staticmethod
+    def undo_hugepages(before, ours):
+        # Somebody else may have changed it meanwhile: take ours off.
+        write(HUGEPAGES, max(0, int(read(HUGEPAGES)) - (ours - before)))
+
+    @staticmethod
+    def undo_rmdir(path):
+        for _ in range(100):
+            try:
+                os.rmdir(path)
+                return
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                # its last process is still on its way out
+                if error.errno != errno.EBUSY:
+                    raise
+                time.sleep(0.05)
+        raise Unable(f'{path} is busy')
+
+    @staticmethod
+    def undo_swapoff(path):
+        with open('/proc/swaps', encoding='ascii') as file:
+            if any(line.split()[0] == path for line in file):
+                run('swapoff', path)
+
+    @staticmethod
+    def undo_unlink(path):
+        if os.path.exists(path):
+            os.unlink(path)
+
+    @staticmethod
+    def undo_reset(name, algorithm):
+        write(f'/sys/block/{name}/reset', 1)
+        write(f'/sys/block/{name}/comp_algorithm', algorithm)
+
+    @staticmethod
+    def undo_hot_remove(number):
+        write(f'{ZRAM}/hot_remove', number)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The results as a table and as JSON."""
+
+import json
+import os
+
+MIB = 1 << 20
+
+
+def write_json(objects, path):
+    new = f'{path}.new'
+    with open(new, 'w', encoding='utf-8') as file:
+        json.dump(objects, file, indent=1)
+        file.write('\n')
+    os.replace(new, path)
+
+
+def by_reference(objects):
+    """{(case, reference): {metric: object}}, in the order measured."""
+    table = {}
+    for each in objects:
+        table.setdefault((each['case'], each['reference_name']),
+                         {})[each['metric']] = each
+    return table
+
+
+def number(value):
+    return '-' if value is None else f'{value:,.0f}'
+
+
+def fraction(metrics, name):
+    value = metrics[name]['ratio'] if name in metrics else None
+    return '-' if value is None else f'{value:.2f}'
+
+
+def both(metrics, name):
+    """Both sides' MiB."""
+    if name not in metrics:
+        return '-'
+    each = metrics[name]
+    return f'{each["memswap"] / MIB:,.0f}/{each["reference"] / MIB:,.0f}'
+
+
+def table(objects):
+    """Lines of text; ratios are memswap's figure over the reference's."""
+    rows = [('case', 'reference', 'memswap', 'reference', 'ratio', 'spread',
+             'p99', 'p99.9', 'CPU', 'resident', 'pool', 'wrong'),
+            ('', '', 'touches/s', 'touches/s', '', 'of ratio', 'ratio',
+             'ratio', 'ratio', 'MiB', 'MiB', '')]
+    for (case, reference), metrics in by_reference(objects).items():
+        rate = metrics['rate']
+        low, high = rate['spread'] or (0, 0)
+        rows.append((
+            case, reference, number(rate['memswap']),
+            number(rate['reference']), fraction(metrics, 'rate'),
+            f'{low:.2f}-{high:.2f}', fraction(metrics, 'p99'),
+            fraction(metrics, 'p999'), fraction(metrics, 'cpu'),
+            both(metrics, 'resident'), both(metrics, 'pool_bytes'),
+            str(rate['wrong'])))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ['  '.join(text.ljust(width) if i < 2 else text.rjust(width)
+                      for i, (text, width) in enumerate(zip(row, widths)))
+            .rstrip() for row in rows]

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One run of the touch program, on one of its backends.
+
+Each side is told the same size, pattern and seed, so that it touches the same
+pages in the same order, and has the same bytes of RAM resident.  Both run in
+a memory control group, so that charging costs the same; the kernel's limit
+is set on it, memswap's isn't.
+"""
+
+import ctypes
+import glob
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+from . import swap
+from .cgroup import Cgroup
+from .machine import Unable
+
+# Threads of the kernel that work for its memory management.
+KERNEL_THREADS = re.compile(r'(kswapd|kcompactd|khugepaged|zram)')
+TICKS = os.sysconf('SC_CLK_TCK')
+PR_SET_PDEATHSIG = 1
+# How long one phase may take.
+TIMEOUT = 600
+THP = '/sys/kernel/mm/transparent_hugepage/enabled'
+# Of the RAM, that the kernel's page tables take.
+PAGE_TABLES = 512
+# Seconds; see Cgroup.refresh_statistics().
+STATISTICS_EVERY = 0.1
+# How often to run what the kernel kills.
+ATTEMPTS = 4
+# Hugepages that a fill may need before an eviction gives one back.
+SPARE_HUGEPAGES = 16
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class OutOfMemory(Unable):
+    """The kernel killed the program, although swap had room."""
+
+
+@dataclass
+class Work:
+    """What is touched and how; arguments of the touch program."""
+    size: int = 1 << 30
+    resident: float = 0.5       # of the size; 1: all of it, no pressure
+    pattern: str = 'random'
+    threads: int = 1
+    write_percent: int = 25
+    data: str = 'half'
+    syscall: bool = False
+    seconds: float = 5
+    warmup_seconds: float = 10
+    seed: int = 1
+    more: tuple = ()            # further arguments
+
+    @property
+    def limit(self):
+        return int(self.size * self.resident)
+
+    def arguments(self, corpus):
+        arguments = ['--size', str(self.size), '--pattern', self.pattern,
+                     '--threads', str(self.threads), '--write-percent',
+                     str(self.write_percent), '--data', self.data,
+                     '--seconds', str(self.seconds), '--warmup-seconds',
+                     str(self.warmup_seconds), '--seed', str(self.seed),
+                     *self.more]
+        if self.data == 'real':
+            arguments += ['--corpus', corpus()]
+        if self.syscall:
+            arguments += ['--syscall']
+        return arguments
+
+
+def kernel_seconds():
+    """CPU time of the kernel's threads so far."""
+    ticks = 0
+    for path in glob.glob('/proc/[0-9]*/stat'):
+        try:
+            with open(path, encoding='ascii', errors='replace') as file:
+                text = file.read()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        name, rest = re.fullmatch(r'\d+ \((.*)\) (.*)', text,
+                                  re.DOTALL).groups()
+        fields = rest.split()
+        if fields[1] == '2' and KERNEL_THREADS.match(name):
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICKS
+
+
+class Touch:
+    """The program, stepped from phase to phase."""
+
+    def __init__(self, program, arguments, cgroup):
+        def prepare():
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            with open(cgroup.procs, 'w', encoding='ascii') as file:
+                file.write(str(os.getpid()))
+        # pylint: disable=consider-using-with,subprocess-popen-preexec-fn
+        self.process = subprocess.Popen(
+            [program, '--step', *arguments], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True, preexec_fn=prepare)
+        self.cgroup = cgroup
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self):
+        """The line that ends a phase."""
+        end = time.monotonic() + TIMEOUT
+        ready = []
+        while not ready and time.monotonic() < end:
+            ready, _, _ = select.select([self.process.stdout], [], [],
+                                        STATISTICS_EVERY)
+            self.cgroup.refresh_statistics()
+        text = self.process.stdout.readline() if ready else b''
+        if not text:
+            self.process.kill()
+            why = self.process.communicate()[1].decode(errors='replace')
+            if not ready:
+                why = f'nothing heard for {TIMEOUT} s {why}'
+            if self.cgroup.oom_kills():
+                raise OutOfMemory('killed for want of memory')
+            raise Unable(why.strip() or 'touch: it died of signal '
+                         f'{-self.process.returncode}')
+        return text.decode()
+
+    def go(self):
+        self.process.stdin.write(b'go\n')
+        self.process.stdin.flush()
+
+
+@dataclass
+class Side:
+    """Who keeps the RAM within its limit."""
+    name: str
+    backend: str
+    arguments: tuple = ()
+    work: dict = field(default_factory=dict)    # differs for this side
+    hugepages: bool = False
+    limited: bool = False       # by the control group
+    swap: str = ''              # '', 'file', or zram's algorithm
+    page_cluster: int = 0
+
+    def make_swap(self, context, size):
+        if not self.swap:
+            return None
+        swap.prepare(context.machine, self.page_cluster)
+        if self.swap == 'file':
+            return swap.File(context.machine, context.directory, size)
+        return swap.Zram(context.machine, self.swap, size)
+
+    def run(self, context, work):
+        """One run; its figures, in a dict by metric."""
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return self.run_once(context, work)
+            except OutOfMemory as why:
+                # A busy control group's reclaim gives up now and then.
+                if not left:
+                    raise
+                print(f'{self.name}: {why}, once more', flush=True)
+        return None
+
+    def run_once(self, context, work):
+        work = Work(**{**work.__dict__, **self.work})
+        arguments = [*work.arguments(context.corpus), '--backend',
+                     self.backend, '--limit', str(work.limit),
+                     *self.arguments]
+        if self.backend == 'memswap':
+            for setting in context.engine:
+                arguments += ['--engine', setting]
+        mark = context.machine.mark()
+        try:
+            if '--thp' in self.arguments:
+                context.machine.set(THP, 'madvise')
+            if self.hugepages:
+                context.machine.add_hugepages(
+                    (work.limit >> 21) + SPARE_HUGEPAGES)
+            store = self.make_swap(context, work.size)
+            cgroup = Cgroup(context.machine)
+            with Touch(context.program, arguments, cgroup) as touch:
+                return self.step(touch, work, store)
+        finally:
+            context.machine.undo(mark)
+
+    def step(self, touch, work, store):
+        touch.line()
+        if self.limited:
+            # What the program needs beyond RAM comes on top, and is locked.
+            touch.cgroup.limit(touch.cgroup.usage() + work.limit +
+                               work.size // PAGE_TABLES)
+        touch.go()
+        warm = int(touch.line().split()[1])
+        before = kernel_seconds()
+        touch.go()
+        figures = json.loads(touch.line())
+        figures['kernel'] = kernel_seconds() - before
+        figures['warm_resident'] = warm
+        if store:
+            figures['pool_bytes'] = store.pool_bytes()
+        figures['memory'] = touch.cgroup.usage() + (
+            store.pool_bytes() if store else 0)
+        seconds = figures['user'] + figures['system'] + figures['kernel']
+        figures['cpu'] = seconds * 1e6 / figures['touches']
+        figures['cpu_share'] = seconds / figures['seconds']
+        figures['background_share'] = \
+            figures['background'] / figures['seconds']
+        touch.go()
+        if touch.process.wait(TIMEOUT) and not figures['wrong']:
+            raise Unable(touch.process.stderr.read().decode().strip())
+        time.sleep(0.1)
+        return figures
+
+
+def memswap(*arguments, **more):
+    return Side('memswap', 'memswap', arguments, **more)
+
+
+def zram(algorithm='lz4', page_cluster=0, thp=False):
+    """The kernel: a limited control group, swap on zram."""
+    return Side(f'zram-{algorithm}' + ('-thp' if thp else ''), 'plain',
+                ('--thp',) if thp else (), limited=True, swap=algorithm,
+                page_cluster=page_cluster)
+
+
+def swapfile(page_cluster=0):
+    return Side('swapfile', 'plain', limited=True, swap='file',
+                page_cluster=page_cluster)
+
+
+def no_limit(thp=False):
+    return Side('no-limit' + ('-thp' if thp else ''), 'plain',
+                ('--thp',) if thp else ())
+
+
+def handler_thread():
+    return Side('handler-thread', 'handler-thread')
