@@ -473,6 +473,8 @@ void memswap_serve_stalled(MemswapEngine *engine);
 void memswap_room_made(MemswapEngine *engine);
 /* Drop those of a block that goes. */
 void memswap_forget_stalled(MemswapBlock *block);
+/* May the limit be passed, whoever asks? */
+bool memswap_limit_is_soft(MemswapEngine *engine);
 /* May the limit be passed, for thread @tid (0: this one)? */
 bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid);
 

@@ -25,8 +25,7 @@ static void count_stalled(MemswapEngine *engine, const MemswapBlock *block,
     atomic_fetch_add(&engine->n_stalled, by);
 }
 
-/* May the limit be passed, whoever asks? */
-static bool limit_is_soft(MemswapEngine *engine)
+bool memswap_limit_is_soft(MemswapEngine *engine)
 {
     if (atomic_load(&engine->hold_nobody)) {
         return true;
@@ -45,7 +44,7 @@ static bool limit_is_soft(MemswapEngine *engine)
 
 bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid)
 {
-    return limit_is_soft(engine) ||
+    return memswap_limit_is_soft(engine) ||
            (engine->host.may_hold_back &&
             !engine->host.may_hold_back(engine->opaque, tid));
 }
@@ -106,7 +105,7 @@ static void put_back(MemswapEngine *engine, guint i, MemswapStalled *stalled)
 /* False if it has to wait on. */
 static bool serve(MemswapEngine *engine, MemswapStalled *stalled)
 {
-    bool force = stalled->force || limit_is_soft(engine);
+    bool force = stalled->force || memswap_limit_is_soft(engine);
     MemswapFaultKind kind;
     uint64_t waited;
 

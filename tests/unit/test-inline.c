@@ -185,6 +185,24 @@ static void test_not_held(void)
     harness_free(h);
 }
 
+/* Nor does it leave the evictors behind: it works for its room. */
+static void test_works(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 32 * MIB, .limit = 4 * MIB, .evictors = 1,
+        .inline_faults = true,
+    });
+    uint64_t n = 32 * MIB / PAGE;
+
+    atomic_store(&h->may_not_hold_back, true);
+    write_pages(h, 0, n);
+    g_assert_cmpuint(stats_of(h).stalls, ==, 0);
+    g_assert_cmpuint(stats_of(h).peak_resident, <=, 5 * MIB);
+    check_pages(h, 0, n);
+    g_assert_cmpuint(stats_of(h).peak_resident, <=, 5 * MIB);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -195,5 +213,6 @@ int main(int argc, char **argv)
     g_test_add_func("/inline/lost", test_lost);
     g_test_add_func("/inline/two", test_two);
     g_test_add_func("/inline/not-held", test_not_held);
+    g_test_add_func("/inline/works", test_works);
     return g_test_run();
 }
