@@ -65,6 +65,8 @@ void memswap_do_map(RAMBlock *rb, uint64_t offset, uint64_t size);
 void memswap_do_unmap(void *host);
 void memswap_do_cache_map(void *cache, void *host, uint64_t size);
 void memswap_do_cache_unmap(void *cache);
+bool memswap_do_pin(const void *host, uint64_t size);
+void memswap_do_unpin(const void *host, uint64_t size);
 void memswap_do_maps_to_discard(bool begin);
 
 /*
@@ -98,6 +100,24 @@ static inline void memswap_cache_unmap(void *cache)
 {
     if (memswap_is_on()) {
         memswap_do_cache_unmap(cache);
+    }
+}
+
+/*
+ * This thread is about to hand memory, which may be guest RAM, to a system
+ * call.  What is returned has to be passed to memswap_unpin_for_kernel() with
+ * the same range, which keeps errno.
+ */
+static inline bool memswap_pin_for_kernel(const void *host, uint64_t size)
+{
+    return memswap_is_on() && memswap_do_pin(host, size);
+}
+
+static inline void memswap_unpin_for_kernel(const void *host, uint64_t size,
+                                            bool pinned)
+{
+    if (pinned) {
+        memswap_do_unpin(host, size);
     }
 }
 

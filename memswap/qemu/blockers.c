@@ -122,7 +122,15 @@ bool memswap_refuses_vhost_user(Error **errp)
 /* The kernel's worker accesses guest RAM by itself. */
 bool memswap_refuses_vhost_kernel(Error **errp)
 {
-    if (memswap_is_on() && memswap_object()->user_mode_only) {
+    if (!memswap_is_on()) {
+        return false;
+    }
+    if (memswap_inline(memswap_object())) {
+        error_setg(errp, "memswap: vhost needs page faults of the kernel"
+                   " resolved: use fault-mode=iothread");
+        return true;
+    }
+    if (memswap_user_mode_only(memswap_object())) {
         error_setg(errp, "memswap: vhost needs userfaultfd for faults of the"
                    " kernel: " MEMSWAP_GRANT_HINT);
         return true;
@@ -198,13 +206,16 @@ bool memswap_blockers_check(MemswapObject *ms, Error **errp)
     } else if (should_mlock(mlock_state)) {
         error_setg(errp, "memswap: guest RAM is locked in memory: remove"
                    " -overcommit mem-lock");
+    } else if (kvm_enabled() && memswap_inline(ms)) {
+        error_setg(errp, "memswap: KVM can't resolve faults inline: use"
+                   " fault-mode=iothread");
     } else if (kvm_enabled() && !kvm_has_sync_mmu()) {
         error_setg(errp, "memswap: this host's KVM can't follow changes of"
                    " memory: use TCG");
     } else if (has_nested_kvm()) {
         error_setg(errp, "memswap: nested virtualization is not supported yet:"
                    " add vmx=off,svm=off to -cpu");
-    } else if (kvm_enabled() && ms->user_mode_only) {
+    } else if (kvm_enabled() && memswap_user_mode_only(ms)) {
         error_setg(errp, "memswap: KVM needs userfaultfd for faults of the"
                    " kernel: " MEMSWAP_GRANT_HINT);
     } else {

@@ -37,19 +37,29 @@ struct MemswapObject {
     /* As given; the engine has the settings in force. */
     MemswapSettings settings;
     char *iothread_id;
+    MemswapFaultThread fault_mode;
 
     /* Set when the object is completed. */
     int uffd;               /* the engine's once it runs */
-    bool user_mode_only;
+    bool no_kernel_faults;  /* for want of the right to userfaultfd */
     Error *migration_blocker;
 
     /* Set when the engine starts. */
-    IOThread *iothread;
+    IOThread *iothread;     /* NULL with inline faults */
     uint64_t max_ram;       /* most RAM that the machine can have */
 };
 
 /* The object, or NULL while memswap is off. */
 MemswapObject *memswap_object(void);
+
+/*
+ * Does each thread resolve its own faults?  Known from when there is an
+ * accelerator, thus in time for all devices.
+ */
+bool memswap_inline(const MemswapObject *ms);
+
+/* Must whatever is handed to the kernel be pinned?  Known likewise. */
+bool memswap_user_mode_only(const MemswapObject *ms);
 
 /* The engine, or NULL until it runs.  It then runs until QEMU ends. */
 MemswapEngine *memswap_engine(void);
@@ -75,6 +85,15 @@ bool memswap_check_settings(const MemswapSettings *settings,
 
 /* host.c */
 extern const MemswapHost memswap_host;
+
+/*
+ * sigbus.c.  Threads made after prepare() take SIGBUS.  With inline faults,
+ * after start() all do, and the engine resolves faults in its handler;
+ * otherwise it is as if there had been no prepare().
+ */
+void memswap_sigbus_prepare(void);
+void memswap_sigbus_start(MemswapEngine *engine);
+void memswap_sigbus_cancel(void);
 
 /* ram.c: take all guest RAM there is, and follow what is plugged. */
 bool memswap_ram_check(Error **errp);

@@ -41,12 +41,17 @@ static void print_settings(GString *text, const MemswapSettingsInfo *settings)
         g_string_append(text, "  pool limit         none\n");
     }
     g_string_append_printf(text, "  compression level  %" PRId64 "\n"
-                           "  when full          %s\n"
-                           "  faults             in IOThread %s%s\n",
+                           "  when full          %s\n",
                            settings->compression_level,
-                           MemswapWhenFull_str(settings->when_full),
-                           settings->iothread ?: "of its own",
-                           settings->user_mode_only ? ", user mode only" : "");
+                           MemswapWhenFull_str(settings->when_full));
+    if (settings->fault_mode == MEMSWAP_FAULT_THREAD_INLINE) {
+        g_string_append(text, "  faults             inline\n");
+    } else {
+        g_string_append_printf(text, "  faults             in IOThread %s%s\n",
+                               settings->iothread ?: "of its own",
+                               settings->user_mode_only ? ", user mode only" :
+                               "");
+    }
 }
 
 static void print_memory(GString *text, const MemswapMemoryInfo *memory)

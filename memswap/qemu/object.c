@@ -16,6 +16,7 @@
 #include "qemu/userfaultfd.h"
 #include "qom/object_interfaces.h"
 #include "system/system.h"
+#include "system/tcg.h"
 #include "glue.h"
 
 bool memswap_on;
@@ -36,6 +37,19 @@ const char *memswap_object_option(const char *arguments)
     return option;
 }
 
+bool memswap_inline(const MemswapObject *ms)
+{
+    if (ms->fault_mode == MEMSWAP_FAULT_THREAD_AUTO) {
+        return !ms->iothread_id && tcg_enabled();
+    }
+    return ms->fault_mode == MEMSWAP_FAULT_THREAD_INLINE;
+}
+
+bool memswap_user_mode_only(const MemswapObject *ms)
+{
+    return ms->no_kernel_faults || memswap_inline(ms);
+}
+
 static void machine_done(Notifier *notifier, void *data)
 {
     memswap_start(the_object);
@@ -51,7 +65,7 @@ static bool open_userfaultfd(MemswapObject *ms, Error **errp)
 
     ms->uffd = uffd_open(flags);
     if (ms->uffd < 0 && (errno == EPERM || errno == EACCES)) {
-        ms->user_mode_only = true;
+        ms->no_kernel_faults = true;
         ms->uffd = uffd_open(flags | UFFD_USER_MODE_ONLY);
     }
     if (ms->uffd < 0) {
@@ -78,6 +92,11 @@ static void memswap_complete(UserCreatable *uc, Error **errp)
                    " -memswap on the command line");
         return;
     }
+    if (ms->fault_mode == MEMSWAP_FAULT_THREAD_INLINE && ms->iothread_id) {
+        error_setg(errp, "memswap: iothread= needs fault-mode=iothread: remove"
+                   " one of them");
+        return;
+    }
     if (!memswap_check_settings(&ms->settings, UINT64_MAX, errp) ||
         !open_userfaultfd(ms, errp) ||
         !memswap_blockers_init(ms, errp)) {
@@ -88,6 +107,9 @@ static void memswap_complete(UserCreatable *uc, Error **errp)
     object_register_sugar_prop("memory-backend-ram", "share", "on", false);
 
     the_object = ms;
+    if (ms->fault_mode != MEMSWAP_FAULT_THREAD_IOTHREAD && !ms->iothread_id) {
+        memswap_sigbus_prepare();
+    }
     qatomic_set(&memswap_on, true);
     memswap_do_bql_taken();
     qemu_add_machine_init_done_notifier(&done);
@@ -175,6 +197,18 @@ static void set_when_full(Object *obj, int value, Error **errp)
     }
 }
 
+static int get_fault_mode(Object *obj, Error **errp)
+{
+    return MEMSWAP(obj)->fault_mode;
+}
+
+static void set_fault_mode(Object *obj, int value, Error **errp)
+{
+    if (can_be_set(MEMSWAP(obj), "fault-mode", errp)) {
+        MEMSWAP(obj)->fault_mode = value;
+    }
+}
+
 static char *get_iothread(Object *obj, Error **errp)
 {
     return g_strdup(MEMSWAP(obj)->iothread_id);
@@ -195,6 +229,7 @@ static void memswap_instance_init(Object *obj)
     MemswapObject *ms = MEMSWAP(obj);
 
     ms->uffd = -1;
+    ms->fault_mode = MEMSWAP_FAULT_THREAD_AUTO;
     ms->settings = (MemswapSettings) {
         .pool_limit = UINT64_MAX,
         .compression_level = -5,
@@ -240,6 +275,11 @@ static void memswap_class_init(ObjectClass *oc, void *data)
                                    set_when_full);
     object_class_property_set_description(oc, "when-full",
         "what happens when the store is full (default: hold)");
+    object_class_property_add_enum(oc, "fault-mode", "MemswapFaultThread",
+                                   &MemswapFaultThread_lookup, get_fault_mode,
+                                   set_fault_mode);
+    object_class_property_set_description(oc, "fault-mode",
+        "which thread resolves page faults (default: auto)");
     object_class_property_add_str(oc, "iothread", get_iothread, set_iothread);
     object_class_property_set_description(oc, "iothread",
         "IOThread that resolves page faults (default: one is made)");

@@ -15,6 +15,9 @@
  * to a virtqueue's rings then can't fault within a drained section.  These
  * pins last as long as the queue.
  *
+ * The few places that hand guest RAM to the kernel without a map pin it for
+ * one call (memswap_pin_for_kernel()).
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -103,16 +106,32 @@ static void release(void *key)
     }
 }
 
+/*
+ * Pin a range for the kernel.  It fails for a page that is lost, and whoever
+ * accesses that has to wait.  Where the kernel can't, for which it would be a
+ * bad address, this waits in its place, by an access.
+ */
+static bool pin_for_kernel(MemswapEngine *engine, const void *host,
+                           uint64_t size)
+{
+    while (memswap_pin(engine, host, size)) {
+        if (!memswap_user_mode_only(memswap_object())) {
+            return false;
+        }
+        for (uint64_t i = 0; i < size; i += qemu_real_host_page_size()) {
+            (void)*((const volatile uint8_t *)host + i);
+        }
+        (void)*((const volatile uint8_t *)host + size - 1);
+    }
+    return true;
+}
+
 void memswap_do_map(RAMBlock *rb, uint64_t offset, uint64_t size)
 {
     MemswapEngine *engine = memswap_engine();
     void *host = rb->host + offset;
-    /*
-     * It fails for a page that is lost.  To refuse the map would make device
-     * models try again for ever; as it is, the access waits.
-     */
-    bool pinned = engine && !to_discard &&
-                  memswap_pin(engine, host, size) == 0;
+    /* To refuse the map would make device models try again for ever. */
+    bool pinned = engine && !to_discard && pin_for_kernel(engine, host, size);
 
     trace_memswap_map(host, size, pinned);
     record(host, host, size, pinned);
@@ -138,6 +157,21 @@ void memswap_do_cache_map(void *cache, void *host, uint64_t size)
 void memswap_do_cache_unmap(void *cache)
 {
     release(cache);
+}
+
+bool memswap_do_pin(const void *host, uint64_t size)
+{
+    MemswapEngine *engine = memswap_engine();
+
+    return engine && pin_for_kernel(engine, host, size);
+}
+
+void memswap_do_unpin(const void *host, uint64_t size)
+{
+    int saved_errno = errno;
+
+    memswap_unpin(memswap_engine(), host, size);
+    errno = saved_errno;
 }
 
 void memswap_do_maps_to_discard(bool begin)

@@ -40,8 +40,10 @@ static MemswapSettingsInfo *query_settings(MemswapEngine *engine)
         .pool_limit = settings.pool_limit,
         .compression_level = settings.compression_level,
         .when_full = memswap_when_full_to_qapi(settings.when_full),
+        .fault_mode = memswap_inline(ms) ? MEMSWAP_FAULT_THREAD_INLINE :
+                                           MEMSWAP_FAULT_THREAD_IOTHREAD,
         .iothread = g_strdup(ms->iothread_id),
-        .user_mode_only = ms->user_mode_only,
+        .user_mode_only = memswap_user_mode_only(ms),
     };
     return info;
 }

@@ -14,6 +14,7 @@
 #include "qemu/osdep.h"
 #include "block/aio.h"
 #include "hw/boards.h"
+#include "memswap/hooks.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/notify.h"
@@ -111,35 +112,47 @@ void memswap_do_hold_nobody(bool begin)
     }
 }
 
+/* Have the faults of its userfaultfd read. */
+static void read_faults(MemswapObject *ms, MemswapEngine *engine)
+{
+    aio_set_fd_handler(iothread_get_aio_context(ms->iothread),
+                       memswap_engine_fd(engine), handle_faults, NULL,
+                       poll_faults, handle_faults, engine);
+}
+
 static bool start(MemswapObject *ms, Error **errp)
 {
+    bool inline_faults = memswap_inline(ms);
     MemswapConfig config = {
         .settings = ms->settings,
         .evictors = 1,
-        .user_mode_only = ms->user_mode_only,
+        .fault_mode = inline_faults ? MEMSWAP_FAULTS_INLINE :
+                                      MEMSWAP_FAULTS_EVENTS,
+        .user_mode_only = memswap_user_mode_only(ms),
         .uffd = ms->uffd,
     };
     static Notifier shutdown = { .notify = hold_nobody_back };
     g_autofree char *message = NULL;
     MemswapEngine *engine;
-    int fd;
 
     if (!memswap_blockers_check(ms, errp) || !memswap_ram_check(errp)) {
         return false;
     }
     ms->max_ram = MAX(current_machine->ram_size, current_machine->maxram_size);
     if (!memswap_check_settings(&ms->settings, ms->max_ram, errp) ||
-        !find_iothread(ms, errp)) {
+        (!inline_faults && !find_iothread(ms, errp))) {
         return false;
     }
     if (memswap_engine_new(&config, &memswap_host, ms, &engine, &message)) {
         error_setg(errp, "memswap: %s", message);
         return false;
     }
-    fd = memswap_engine_fd(engine);
-    aio_set_fd_handler(iothread_get_aio_context(ms->iothread), fd,
-                       handle_faults, NULL, poll_faults, handle_faults,
-                       engine);
+    if (inline_faults) {
+        memswap_sigbus_start(engine);
+    } else {
+        memswap_sigbus_cancel();
+        read_faults(ms, engine);
+    }
     qatomic_store_release(&the_engine, engine);
 
     if (!memswap_ram_start(engine, errp)) {

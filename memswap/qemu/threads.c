@@ -1,0 +1,10 @@
+/*
+ * memswap: the switch behind threads.h, for QEMU's utility library
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "memswap/threads.h"
+
+bool memswap_inline_faults;
