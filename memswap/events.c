@@ -25,18 +25,6 @@ static void note_latency(MemswapEngine *engine, int64_t ns)
                   1);
 }
 
-/*
- * Who resolves its own fault and must not wait, since it holds a lock that the
- * world waits for, works for its room instead: it may be about to copy many
- * megabytes, faster than the evictors make room for.
- */
-static bool makes_room(MemswapEngine *engine, bool force)
-{
-    return !engine->n_evictors ||
-           (force && engine->inline_faults && !memswap_limit_is_soft(engine) &&
-            !atomic_load(&engine->store_full));
-}
-
 /* Fill; where nothing is free, make room or pass the limit, as may be. */
 static MemswapOutcome fill(MemswapBlock *block, uint64_t page, pid_t tid,
                            bool *force, MemswapFaultKind *kind)
@@ -49,7 +37,8 @@ static MemswapOutcome fill(MemswapBlock *block, uint64_t page, pid_t tid,
         return outcome;
     }
     *force = memswap_may_overshoot(engine, tid);
-    if (makes_room(engine, *force)) {
+    if (!engine->n_evictors ||
+        (engine->inline_faults && memswap_makes_own_room(engine))) {
         memswap_reclaim_direct(engine, block->page_size);
     }
     return memswap_fill(block, page, *force ? MEMSWAP_FILL_FORCE : 0, kind);

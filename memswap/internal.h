@@ -475,6 +475,12 @@ void memswap_room_made(MemswapEngine *engine);
 void memswap_forget_stalled(MemswapBlock *block);
 /* May the limit be passed, whoever asks? */
 bool memswap_limit_is_soft(MemswapEngine *engine);
+/*
+ * Is this thread to make room itself?  With nobody else to do it, and if it
+ * must not wait, since it holds a lock that the world waits for: it may be
+ * about to copy many megabytes, faster than the evictors make room for.
+ */
+bool memswap_makes_own_room(MemswapEngine *engine);
 /* May the limit be passed, for thread @tid (0: this one)? */
 bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid);
 

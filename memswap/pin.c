@@ -87,10 +87,11 @@ static void wait_for_room(MemswapEngine *engine, size_t size, PinWait *wait)
         wait->since = before;
         memswap_count(engine->stalls, 1);
     }
-    if (!engine->n_evictors &&
-        (!wait->force || memswap_hugetlb_wanted(engine)) &&
-        memswap_reclaim_direct(engine, wait->force ? 0 : size)) {
-        return;
+    if (wait->force ? !engine->n_evictors && memswap_hugetlb_wanted(engine) :
+                      memswap_makes_own_room(engine)) {
+        if (memswap_reclaim_direct(engine, wait->force ? 0 : size)) {
+            return;
+        }
     }
     if (!wait->force && (!engine->n_evictors ||
                          memswap_may_overshoot(engine, 0) ||

@@ -49,6 +49,14 @@ bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid)
             !engine->host.may_hold_back(engine->opaque, tid));
 }
 
+bool memswap_makes_own_room(MemswapEngine *engine)
+{
+    return !engine->n_evictors ||
+           (!memswap_limit_is_soft(engine) &&
+            !atomic_load(&engine->store_full) &&
+            memswap_may_overshoot(engine, 0));
+}
+
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
                    bool force)
 {
