@@ -13,6 +13,7 @@
 #include "hw/boards.h"
 #include "hw/core/cpu.h"
 #include "hw/qdev-core.h"
+#include "hw/xen/xen.h"
 #include "memswap/hooks.h"
 #include "migration/blocker.h"
 #include "qapi/error.h"
@@ -200,6 +201,10 @@ bool memswap_blockers_check(MemswapObject *ms, Error **errp)
 {
     if (xen_enabled()) {
         error_setg(errp, "memswap: Xen keeps guest RAM itself: use KVM or TCG");
+    } else if (xen_mode == XEN_EMULATE) {
+        /* Its grant tables hand out guest RAM without a pin. */
+        error_setg(errp, "memswap: Xen on KVM is not supported yet: remove"
+                   " xen-version from -accel");
     } else if (current_machine->cgs) {
         error_setg(errp, "memswap: memory of confidential guests can't be"
                    " swapped: remove confidential-guest-support");

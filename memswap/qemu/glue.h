@@ -87,9 +87,12 @@ bool memswap_check_settings(const MemswapSettings *settings,
 extern const MemswapHost memswap_host;
 
 /*
- * sigbus.c.  Threads made after prepare() take SIGBUS.  With inline faults,
- * after start() all do, and the engine resolves faults in its handler;
- * otherwise it is as if there had been no prepare().
+ * sigbus.c.  Threads made after prepare() take SIGBUS, and the main thread.
+ * With inline faults, after start() all do, and the engine resolves faults in
+ * its handler.  Otherwise cancel() makes the main thread, and threads to come,
+ * block it as they do without memswap.  (It makes no difference to those in
+ * between: what Linux sends of its own, about bad memory, goes to one thread
+ * that asked for it, QEMU's main thread, or to who touched that memory.)
  */
 void memswap_sigbus_prepare(void);
 void memswap_sigbus_start(MemswapEngine *engine);

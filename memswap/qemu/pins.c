@@ -114,14 +114,17 @@ static void release(void *key)
 static bool pin_for_kernel(MemswapEngine *engine, const void *host,
                            uint64_t size)
 {
+    /* volatile: all that counts is the access */
+    const volatile uint8_t *bytes = host;
+
     while (memswap_pin(engine, host, size)) {
         if (!memswap_user_mode_only(memswap_object())) {
             return false;
         }
         for (uint64_t i = 0; i < size; i += qemu_real_host_page_size()) {
-            (void)*((const volatile uint8_t *)host + i);
+            (void)bytes[i];
         }
-        (void)*((const volatile uint8_t *)host + size - 1);
+        (void)bytes[size - 1];
     }
     return true;
 }

@@ -135,6 +135,9 @@ static bool start(MemswapObject *ms, Error **errp)
     g_autofree char *message = NULL;
     MemswapEngine *engine;
 
+    if (!inline_faults) {
+        memswap_sigbus_cancel();
+    }
     if (!memswap_blockers_check(ms, errp) || !memswap_ram_check(errp)) {
         return false;
     }
@@ -150,7 +153,6 @@ static bool start(MemswapObject *ms, Error **errp)
     if (inline_faults) {
         memswap_sigbus_start(engine);
     } else {
-        memswap_sigbus_cancel();
         read_faults(ms, engine);
     }
     qatomic_store_release(&the_engine, engine);
