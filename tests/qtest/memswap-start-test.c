@@ -59,6 +59,18 @@ static const Refusal refusals[] = {
     { "options/two-objects", ON "-object memswap,id=other,limit=16M",
       "there is a memswap object already: remove this one" },
 
+    { "fault-mode/unknown", MACHINE "-memswap limit=16M,fault-mode=kernel",
+      "Parameter 'fault-mode' does not accept value 'kernel'" },
+    { "fault-mode/inline-with-iothread", MACHINE "-object iothread,id=it"
+      " -memswap limit=16M,fault-mode=inline,iothread=it",
+      "memswap: iothread= needs fault-mode=iothread: remove one of them" },
+    /* No vhost at all is behind descriptor 0; it isn't looked at. */
+    { "fault-mode/inline-with-vhost", MACHINE
+      "-memswap limit=16M,fault-mode=inline"
+      " -device vhost-vsock-pci,guest-cid=3,vhostfd=0",
+      "memswap: vhost needs page faults of the kernel resolved: use"
+      " fault-mode=iothread" },
+
     { "iothread/missing", MACHINE "-memswap limit=16M,iothread=none",
       "there is no IOThread 'none': add -object iothread,id=none" },
     { "iothread/other-object", MACHINE "-object secret,id=it,data=x"
@@ -194,6 +206,7 @@ static void help(void)
     g_assert_nonnull(strstr(out, "pool-limit=<size>"));
     g_assert_nonnull(strstr(out, "compression-level=<int>"));
     g_assert_nonnull(strstr(out, "when-full="));
+    g_assert_nonnull(strstr(out, "fault-mode="));
     g_assert_nonnull(strstr(out, "iothread="));
     g_assert_cmpstr(err, ==, "");
 }
@@ -221,6 +234,15 @@ static const Accepted accepted[] = {
     { "q35", ON "-machine q35", "pc.ram", 128 * MIB },
     { "object", MACHINE "-object memswap,id=m,limit=16M", "pc.ram",
       128 * MIB },
+    { "inline", MACHINE "-memswap limit=16M,fault-mode=inline", "pc.ram",
+      128 * MIB },
+    { "inline-nodes", MACHINE "-memswap limit=16M,fault-mode=inline"
+      " -object memory-backend-memfd,id=first,size=64M"
+      " -object memory-backend-memfd,id=second,size=64M"
+      " -numa node,memdev=first -numa node,memdev=second", "second",
+      64 * MIB },
+    { "in-iothread", MACHINE "-memswap limit=16M,fault-mode=iothread",
+      "pc.ram", 128 * MIB },
     { "stopped", ON "-S", "pc.ram", 128 * MIB },
     { "odd-size", "-nodefaults -m 129M -memswap limit=16M", "pc.ram",
       129 * MIB },
@@ -308,16 +330,192 @@ static void defaults(void)
     qtest_quit(qts);
 }
 
+static void expect_mode(QTestState *qts, const char *mode,
+                        bool user_mode_only)
+{
+    g_autoptr(QDict) info = query(qts);
+    QDict *now = qdict_get_qdict(info, "settings");
+
+    g_assert_cmpstr(qdict_get_str(now, "fault-mode"), ==, mode);
+    g_assert_cmpint(qdict_get_bool(now, "user-mode-only"), ==,
+                    user_mode_only);
+}
+
+/* The threads of a process by name, each followed by a semicolon. */
+static char *threads(pid_t pid, bool only_without_sigbus)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task", pid);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    GString *found = g_string_new("");
+    const char *tid;
+
+    g_assert_nonnull(dir);
+    while ((tid = g_dir_read_name(dir))) {
+        g_autofree char *file = g_build_filename(path, tid, "status", NULL);
+        g_autofree char *text = NULL;
+        const char *name, *blocked;
+
+        if (!g_file_get_contents(file, &text, NULL, NULL)) {
+            continue;
+        }
+        name = text + strlen("Name:\t");
+        blocked = strstr(text, "SigBlk:");
+        g_assert_nonnull(blocked);
+        if (!only_without_sigbus ||
+            (g_ascii_strtoull(blocked + strlen("SigBlk:"), NULL, 16) &
+             (1ULL << (SIGBUS - 1)))) {
+            g_string_append_printf(found, "%.*s;", (int)strcspn(name, "\n"),
+                                   name);
+        }
+    }
+    return g_string_free(found, false);
+}
+
+static bool has_thread(pid_t pid, const char *name)
+{
+    g_autofree char *all = threads(pid, false);
+
+    return strstr(all, name) != NULL;
+}
+
+/*
+ * Every thread takes the signal, also those that are older than the memswap
+ * object.  Only the evictor doesn't: it never touches guest RAM.
+ */
+static void mode_inline(void)
+{
+    QTestState *qts = qtest_init(MACHINE "-object iothread,id=before"
+                                 " -memswap limit=16M,fault-mode=inline"
+                                 " -object iothread,id=after -smp 2"
+                                 " -blockdev null-co,node-name=disk"
+                                 " -device virtio-blk-pci,drive=disk,"
+                                 "iothread=before");
+    g_autofree char *found = NULL;
+
+    expect_mode(qts, "inline", true);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
+                             " { 'qom-type': 'iothread', 'id': 'late' } }");
+    /* Out of QEMU's hands until RCU gets at it. */
+    g_usleep(200000);
+    found = threads(qtest_pid(qts), true);
+    g_assert_cmpstr(found, ==, "memswap-evictor;");
+    expect_swapping(qts);
+    qtest_quit(qts);
+}
+
+/*
+ * In the other mode, masks are as they were without memswap, except those of
+ * threads made before the accelerator was known.
+ */
+static void mode_iothread(void)
+{
+    QTestState *qts = qtest_init(MACHINE "-name debug-threads=on"
+                                 " -object iothread,id=before"
+                                 " -memswap limit=16M");
+    g_autofree char *found = NULL;
+
+    expect_mode(qts, "iothread", false);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
+                             " { 'qom-type': 'iothread', 'id': 'late' } }");
+    found = threads(qtest_pid(qts), true);
+    g_assert_nonnull(strstr(found, "qemu-system-"));
+    g_assert_nonnull(strstr(found, "IO before"));
+    g_assert_nonnull(strstr(found, "IO late"));
+    expect_swapping(qts);
+    qtest_quit(qts);
+}
+
+/* A signal that isn't ours ends QEMU, as it does without memswap. */
+static void foreign_sigbus(void)
+{
+    g_autofree char *command = g_strdup_printf(
+        "%s -display none -accel qtest " MACHINE
+        "-memswap limit=16M,fault-mode=inline",
+        g_getenv("QTEST_QEMU_BINARY"));
+    g_auto(GStrv) argv = NULL;
+    g_autoptr(GError) error = NULL;
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
+    GPid pid;
+    int status;
+
+    g_assert_true(g_shell_parse_argv(command, NULL, &argv, NULL));
+    g_spawn_async(NULL, argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD |
+                  G_SPAWN_STDERR_TO_DEV_NULL, NULL, NULL, &pid, &error);
+    g_assert_no_error(error);
+    while (!has_thread(pid, "memswap-evictor")) {
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(10000);
+    }
+    g_usleep(100000);
+    g_assert_cmpint(kill(pid, SIGBUS), ==, 0);
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+        if (g_get_monotonic_time() > until) {
+            kill(pid, SIGKILL);
+        }
+        g_usleep(10000);
+    }
+    g_assert_true(WIFSIGNALED(status));
+    g_assert_cmpint(WTERMSIG(status), ==, SIGBUS);
+}
+
+/* TCG takes the fastest way, unless an IOThread is named. */
+static void mode_auto(void)
+{
+    QTestState *qts = qtest_init("-accel tcg " ON "-S");
+
+    expect_mode(qts, "inline", true);
+    expect_swapping(qts);
+    qtest_quit(qts);
+    qts = qtest_init("-accel tcg " MACHINE "-S -object iothread,id=it"
+                     " -memswap limit=16M,iothread=it");
+    expect_mode(qts, "iothread", false);
+    expect_swapping(qts);
+    qtest_quit(qts);
+}
+
+static void mode_kvm(void)
+{
+    if (access("/dev/kvm", R_OK | W_OK)) {
+        g_test_skip("needs /dev/kvm");
+        return;
+    }
+    expect_refusal("-accel kvm -cpu host,vmx=off,svm=off " MACHINE
+                   "-memswap limit=16M,fault-mode=inline",
+                   "memswap: KVM can't resolve faults inline: use"
+                   " fault-mode=iothread");
+}
+
 /* TCG can do with faults of user code, KVM can't. */
 static void no_rights_tcg(void)
 {
-    QTestState *qts = start_without_rights("-accel tcg " ON "-S");
-    g_autoptr(QDict) info = NULL;
+    static const char *const modes[] = { "inline", "iothread" };
+
+    for (int i = 0; i < ARRAY_SIZE(modes); i++) {
+        g_autofree char *args = g_strdup_printf(
+            "-accel tcg " MACHINE "-S -memswap limit=16M,fault-mode=%s",
+            modes[i]);
+        QTestState *qts = start_without_rights(args);
+
+        if (!qts) {
+            return;
+        }
+        expect_mode(qts, modes[i], true);
+        expect_swapping(qts);
+        qtest_quit(qts);
+    }
+}
+
+/* The refusals say what the user lacks, where that is what it takes. */
+static void no_rights_vhost(void)
+{
+    QTestState *qts = start_without_rights(
+        MACHINE "-memswap limit=16M,fault-mode=iothread");
 
     if (qts) {
-        info = query(qts);
-        g_assert_true(qdict_get_bool(qdict_get_qdict(info, "settings"),
-                                     "user-mode-only"));
+        expect_error(qts, "memswap: vhost needs userfaultfd for faults of the"
+                     " kernel: give this user access to /dev/userfaultfd",
+                     "{ 'execute': 'device_add', 'arguments': { 'driver':"
+                     " 'vhost-vsock-pci', 'guest-cid': 3, 'vhostfd': '0' } }");
         expect_swapping(qts);
         qtest_quit(qts);
     }
@@ -383,8 +581,14 @@ int main(int argc, char **argv)
     qtest_add_func("memswap/starts/unmanaged", unmanaged);
     qtest_add_func("memswap/starts/settings", settings);
     qtest_add_func("memswap/starts/defaults", defaults);
+    qtest_add_func("memswap/fault-mode/inline", mode_inline);
+    qtest_add_func("memswap/fault-mode/iothread", mode_iothread);
+    qtest_add_func("memswap/fault-mode/foreign-sigbus", foreign_sigbus);
+    qtest_add_func("memswap/fault-mode/auto", mode_auto);
+    qtest_add_func("memswap/fault-mode/kvm", mode_kvm);
     qtest_add_func("memswap/help", help);
     qtest_add_func("memswap/no-rights/tcg", no_rights_tcg);
+    qtest_add_func("memswap/no-rights/vhost", no_rights_vhost);
     qtest_add_func("memswap/no-rights/kvm", no_rights_kvm);
     return g_test_run();
 }

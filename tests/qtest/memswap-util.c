@@ -88,6 +88,35 @@ QTestState *start_without_rights(const char *args)
     return qts;
 }
 
+const char *fault_mode = "auto";
+
+typedef struct ModeTest {
+    const char *mode;
+    void (*test)(void);
+} ModeTest;
+
+static void test_in_mode(const void *opaque)
+{
+    const ModeTest *test = opaque;
+
+    fault_mode = test->mode;
+    test->test();
+    fault_mode = "auto";
+}
+
+void add_in_both_modes(const char *path, void (*test)(void))
+{
+    static const char *const modes[] = { "inline", "iothread" };
+
+    for (int i = 0; i < ARRAY_SIZE(modes); i++) {
+        g_autofree char *name = g_strdup_printf("%s/%s", path, modes[i]);
+        ModeTest *data = g_new(ModeTest, 1);
+
+        *data = (ModeTest) { .mode = modes[i], .test = test };
+        qtest_add_data_func_full(name, data, (void *)test_in_mode, g_free);
+    }
+}
+
 QDict *query(QTestState *qts)
 {
     return qtest_qmp_assert_success_ref(qts,

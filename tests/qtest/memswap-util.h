@@ -37,6 +37,12 @@ void expect_refusal(const char *args, const char *message);
  */
 QTestState *start_without_rights(const char *args);
 
+/* What the test is to give as fault-mode; see add_in_both_modes(). */
+extern const char *fault_mode;
+
+/* Add a test twice: with faults inline, and with an IOThread's. */
+void add_in_both_modes(const char *path, void (*test)(void));
+
 /* The result of query-memswap; to be unreferenced. */
 QDict *query(QTestState *qts);
 

@@ -14,8 +14,6 @@
 #include "standard-headers/linux/virtio_mem.h"
 #include "memswap-util.h"
 
-#define ON "-nodefaults -memswap limit=16M "
-
 /* Guest RAM out of the way of the driver's own. */
 #define BASE (64 * MIB)
 
@@ -32,7 +30,8 @@ typedef struct Driver {
 static void start(Driver *driver, const char *args)
 {
     QPCIAddress address = { .devfn = QPCI_DEVFN(4, 0) };
-    QTestState *qts = qtest_init(args);
+    QTestState *qts = qtest_initf("%s -nodefaults -memswap limit=16M,"
+                                  "fault-mode=%s", args, fault_mode);
     uint64_t features;
 
     driver->qts = qts;
@@ -106,7 +105,7 @@ static void balloon(void)
     QVirtQueue *inflate, *deflate;
     QTestState *qts;
 
-    start(&driver, "-m 128M " ON "-device virtio-balloon-pci,addr=4.0");
+    start(&driver, "-m 128M -device virtio-balloon-pci,addr=4.0");
     qts = driver.qts;
     inflate = add_queue(&driver, 0);
     deflate = add_queue(&driver, 1);
@@ -150,7 +149,7 @@ static void reporting(void)
     uint64_t untouched, faults;
     uint32_t head = 0;
 
-    start(&driver, "-m 128M " ON
+    start(&driver, "-m 128M "
           "-device virtio-balloon-pci,addr=4.0,free-page-reporting=on");
     qts = driver.qts;
     queue = add_queue(&driver, 3);
@@ -216,7 +215,7 @@ static void virtio_mem(void)
     QTestState *qts;
     uint64_t addr, block_size;
 
-    start(&driver, "-m 128M,maxmem=1G " ON
+    start(&driver, "-m 128M,maxmem=1G "
           "-object memory-backend-memfd,id=mem,size=128M,reserve=off"
           " -device virtio-mem-pci,id=vm,memdev=mem,addr=4.0");
     qts = driver.qts;
@@ -273,7 +272,7 @@ static void pins(void)
     QTestState *qts;
     uint64_t pinned;
 
-    start(&driver, "-m 128M " ON "-blockdev null-co,node-name=disk"
+    start(&driver, "-m 128M -blockdev null-co,node-name=disk"
           " -device virtio-blk-pci,addr=4.0,drive=disk,num-queues=48,"
           "queue-size=1024");
     qts = driver.qts;
@@ -311,9 +310,9 @@ static void pins(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    qtest_add_func("memswap/virtio/balloon", balloon);
-    qtest_add_func("memswap/virtio/reporting", reporting);
-    qtest_add_func("memswap/virtio/mem", virtio_mem);
-    qtest_add_func("memswap/virtio/pins", pins);
+    add_in_both_modes("memswap/virtio/balloon", balloon);
+    add_in_both_modes("memswap/virtio/reporting", reporting);
+    add_in_both_modes("memswap/virtio/mem", virtio_mem);
+    add_in_both_modes("memswap/virtio/pins", pins);
     return g_test_run();
 }
