@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 
+from testing import pointers
 from testing.report import FAIL, PASS, Test
 
 LICENCE = 'SPDX-License-Identifier: GPL-2.0-or-later'
@@ -152,4 +153,4 @@ def check(repository, qemu_source):
     return (checkpatch(repository, qemu_source, c_files) +
             syntax(repository, scripts) +
             [licences(repository, c_files + scripts)] +
-            patches(repository))
+            patches(repository) + pointers.check(qemu_source))
