@@ -71,6 +71,15 @@ class Limit(MemswapTest):
                    checked=40000 + 224 * 256)
         self.finish(vm)
 
+    def test_smp_in_iothread(self):
+        """The same with an IOThread of the user's to resolve faults."""
+        vm = self.vm(limit=96 * MIB, smp=2, memswap='iothread=faults',
+                     args=('-object', 'iothread,id=faults')).start()
+        self.assertEqual(vm.stats()['settings']['fault-mode'], 'iothread')
+        self.churn(vm, '-m 160 -t 2 -w 50 fill random:20000 seq',
+                   checked=20000 + 160 * 256)
+        self.finish(vm)
+
     def test_reset_and_quit(self):
         """Restarted by itself, reset by QMP, ended: each in mid-churn."""
         vm = self.vm(limit=96 * MIB).start()

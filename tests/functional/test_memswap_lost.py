@@ -80,6 +80,24 @@ class Lost(MemswapTest):
         self.churn(vm, '-m 64 fill random:2000', checked=2000)
         self.finish(vm)
 
+    def test_dump(self):
+        """A dump, which hands the page to the kernel, waits as well."""
+        vm = self.start_damaged()
+        vm.qmp.command('stop')
+        dump = vm.path('dump')
+        number = vm.qmp.send('dump-guest-memory', paging=False,
+                             protocol=f'file:{dump}')
+        vm.qmp.wait_event('MEMSWAP_PAGE_LOST')
+        time.sleep(1)
+        self.assertEqual(vm.stats(oob=True)['memory']['poisoned'], PAGE)
+        size = os.path.getsize(dump)
+        self.assertLess(size, 256 * MIB)
+        vm.qmp.command('memswap-forget-lost', oob=True)
+        self.assertEqual(vm.qmp.receive(number, 60), {})
+        self.assertGreater(os.path.getsize(dump), 256 * MIB)
+        self.assertEqual(vm.memory()['poisoned'], 0)
+        vm.quit()
+
     def test_quit(self):
         """QEMU ends although a vCPU waits for such a page."""
         vm = self.start_damaged()
