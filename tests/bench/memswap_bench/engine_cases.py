@@ -10,8 +10,6 @@ INLINE = ('--faults', 'inline')
 EVENTS = ('--faults', 'events')
 HUGE = ('--engine', 'huge_regions=1')
 PAGE_CLUSTERS = (0, 3)
-# Until the time is up, so that huge pages can be made in the background.
-WHOLE_WARMUP = ('--warmup-touches', '2000000000')
 
 
 def kernel(algorithm='lz4', thp=False):
@@ -65,12 +63,12 @@ def variants():
 
 def huge():
     yield Case('engine/hot-huge', Work(
-        size=2 * GIB, resident=1, more=WHOLE_WARMUP), memswap(
+        size=2 * GIB, resident=1, whole_warmup=True), memswap(
             *INLINE, *HUGE, work={'resident': 1.25}),
         [Reference([no_limit(thp=True)])], quick=True)
-    hot_third = ('--hot-percent', '33', '--hot-touches', '99', *WHOLE_WARMUP)
+    hot_third = ('--hot-percent', '33', '--hot-touches', '99')
     yield case('engine/mixed-huge', pattern='hotset', more=hot_third,
-               thp=True, options=HUGE)
+               whole_warmup=True, thp=True, options=HUGE)
     large = {'sequential': Work(pattern='sequential'),
              'zipf': Work(pattern='zipf-region'),
              'zipf-visits': Work(pattern='zipf-region',

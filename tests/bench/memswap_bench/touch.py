@@ -16,7 +16,7 @@ import select
 import signal
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import swap
 from .cgroup import Cgroup
@@ -56,13 +56,22 @@ class Work:
     data: str = 'half'
     syscall: bool = False
     seconds: float = 5
-    warmup_seconds: float = 10
+    warmup_seconds: float = 10  # or until each page was touched, mostly
+    whole_warmup: bool = False  # all of that, to let huge pages be made
     seed: int = 1
     more: tuple = ()            # further arguments
 
     @property
     def limit(self):
         return int(self.size * self.resident)
+
+    def shortened(self):
+        """For bench-quick."""
+        return replace(self, seconds=2, warmup_seconds=self.warmup_seconds
+                       if self.whole_warmup else 4)
+
+    def lasting(self, seconds):
+        return replace(self, seconds=seconds)
 
     def arguments(self, corpus):
         arguments = ['--size', str(self.size), '--pattern', self.pattern,
@@ -71,6 +80,8 @@ class Work:
                      '--seconds', str(self.seconds), '--warmup-seconds',
                      str(self.warmup_seconds), '--seed', str(self.seed),
                      *self.more]
+        if self.whole_warmup:
+            arguments += ['--warmup-touches', str(2 ** 31 - 1)]
         if self.data == 'real':
             arguments += ['--corpus', corpus()]
         if self.syscall:
