@@ -163,7 +163,7 @@ static gpointer collapser(gpointer opaque)
 
 void memswap_collapser_start(MemswapEngine *engine)
 {
-    engine->collapser = g_thread_new("memswap-collapser", collapser, engine);
+    engine->collapser = g_thread_new("memswap-huge", collapser, engine);
 }
 
 void memswap_collapser_stop(MemswapEngine *engine)

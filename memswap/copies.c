@@ -14,13 +14,22 @@
 
 #include "internal.h"
 
+/* See MEMSWAP_KEEP_AUTO. */
+#define AUTO_PART 16
+
 bool memswap_copy_keep(MemswapBlock *block)
 {
     MemswapEngine *engine = block->engine;
-    int64_t budget = MIN(atomic_load_explicit(&engine->keep_copies,
-                                              memory_order_relaxed),
-                         (uint64_t)INT64_MAX);
+    uint64_t keep = atomic_load_explicit(&engine->keep_copies,
+                                         memory_order_relaxed);
     int64_t size = block->page_size;
+    int64_t budget;
+
+    if (keep == MEMSWAP_KEEP_AUTO) {
+        keep = atomic_load_explicit(&engine->limit, memory_order_relaxed) /
+               AUTO_PART;
+    }
+    budget = MIN(keep, (uint64_t)INT64_MAX);
 
     if (size > MEMSWAP_KEEP_PAGE_SIZE) {
         return false;

@@ -102,6 +102,9 @@ typedef enum MemswapFullPolicy {
     MEMSWAP_FULL_OVERSHOOT, /* passes the limit, and is counted */
 } MemswapFullPolicy;
 
+/* Keep the copies of a sixteenth of what may be resident. */
+#define MEMSWAP_KEEP_AUTO UINT64_MAX
+
 /* How pages are compressed. */
 typedef enum MemswapCodec {
     MEMSWAP_CODEC_ZSTD,    /* at a level: from fast to small */
@@ -123,8 +126,9 @@ typedef struct MemswapSettings {
     uint64_t readahead;
     /*
      * Bytes of resident pages that may keep their stored copies, so that one
-     * that was not written to is not compressed again; 0: none.  The copies
-     * go first when the store is full.
+     * that was not written to is not compressed again; 0: none,
+     * MEMSWAP_KEEP_AUTO: a part of the limit.  The copies go first when the
+     * store is full.
      */
     uint64_t keep_copies;
 } MemswapSettings;

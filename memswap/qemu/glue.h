@@ -38,6 +38,7 @@ struct MemswapObject {
     MemswapSettings settings;
     char *iothread_id;
     MemswapFaultThread fault_mode;
+    bool huge_regions;
 
     /* Set when the object is completed. */
     int uffd;               /* the engine's once it runs */
@@ -68,6 +69,18 @@ static inline MemswapFullPolicy memswap_when_full_from_qapi(int value)
 {
     return value == MEMSWAP_WHEN_FULL_OVERSHOOT ? MEMSWAP_FULL_OVERSHOOT :
                                                   MEMSWAP_FULL_HOLD;
+}
+
+static inline MemswapCodec memswap_codec_from_qapi(int value)
+{
+    return value == MEMSWAP_COMPRESSION_LZ4 ? MEMSWAP_CODEC_LZ4 :
+                                              MEMSWAP_CODEC_ZSTD;
+}
+
+static inline MemswapCompression memswap_codec_to_qapi(MemswapCodec codec)
+{
+    return codec == MEMSWAP_CODEC_LZ4 ? MEMSWAP_COMPRESSION_LZ4 :
+                                        MEMSWAP_COMPRESSION_ZSTD;
 }
 
 static inline MemswapWhenFull memswap_when_full_to_qapi(MemswapFullPolicy value)

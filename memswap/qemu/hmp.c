@@ -40,9 +40,23 @@ static void print_settings(GString *text, const MemswapSettingsInfo *settings)
     } else {
         g_string_append(text, "  pool limit         none\n");
     }
-    g_string_append_printf(text, "  compression level  %" PRId64 "\n"
+    if (settings->compression == MEMSWAP_COMPRESSION_ZSTD) {
+        g_string_append_printf(text, "  compression        zstd, level %"
+                               PRId64 "\n", settings->compression_level);
+    } else {
+        g_string_append_printf(text, "  compression        %s\n",
+                               MemswapCompression_str(settings->compression));
+    }
+    print_size(text, "read-ahead", settings->readahead);
+    if (settings->has_keep_copies) {
+        print_size(text, "keep copies of", settings->keep_copies);
+    } else {
+        g_string_append(text, "  keep copies of     a sixteenth of the limit"
+                        "\n");
+    }
+    g_string_append_printf(text, "  huge regions       %s\n"
                            "  when full          %s\n",
-                           settings->compression_level,
+                           settings->huge_regions ? "on" : "off",
                            MemswapWhenFull_str(settings->when_full));
     if (settings->fault_mode == MEMSWAP_FAULT_THREAD_INLINE) {
         g_string_append(text, "  faults             inline\n");
@@ -61,6 +75,8 @@ static void print_memory(GString *text, const MemswapMemoryInfo *memory)
     print_size(text, "resident", memory->resident);
     print_size(text, "  on trial", memory->trial);
     print_size(text, "  pinned", memory->pinned);
+    print_size(text, "  huge", memory->huge);
+    print_size(text, "  copies kept", memory->kept);
     print_size(text, "  peak", memory->peak_resident);
     print_size(text, "stored", memory->stored);
     print_size(text, "zero", memory->zero);
@@ -99,6 +115,10 @@ static void print_reclaim(GString *text, const MemswapReclaimInfo *reclaim)
     g_string_append(text, "reclaim\n");
     print_count(text, "evictions", reclaim->evictions);
     print_count(text, "refaults", reclaim->refaults);
+    print_count(text, "unchanged", reclaim->unchanged);
+    print_count(text, "read ahead", reclaim->readahead);
+    print_count(text, "made huge", reclaim->collapses);
+    print_count(text, "made small again", reclaim->splits);
     print_count(text, "trials", reclaim->trials);
     print_count(text, "discards", reclaim->discards);
     print_count(text, "store full", reclaim->store_full);

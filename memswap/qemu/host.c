@@ -60,6 +60,9 @@ static void on_event(void *opaque, MemswapEvent event, const char *block,
     case MEMSWAP_EVENT_STORE_FULL:
         qapi_event_send_memswap_store_full();
         break;
+    case MEMSWAP_EVENT_NO_HUGEPAGES:
+        qapi_event_send_memswap_no_hugepages(block);
+        break;
     case MEMSWAP_EVENT_PAGE_LOST:
         error_report("memswap: the page at 0x%" PRIx64 " of RAM '%s' is lost:"
                      " whoever touches it waits for memswap-forget-lost",

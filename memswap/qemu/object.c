@@ -13,6 +13,7 @@
 #include "qapi/visitor.h"
 #include "qemu/main-loop.h"
 #include "qemu/notify.h"
+#include "qemu/units.h"
 #include "qemu/userfaultfd.h"
 #include "qom/object_interfaces.h"
 #include "system/system.h"
@@ -197,6 +198,30 @@ static void set_when_full(Object *obj, int value, Error **errp)
     }
 }
 
+static int get_compression(Object *obj, Error **errp)
+{
+    return memswap_codec_to_qapi(current_settings(MEMSWAP(obj)).codec);
+}
+
+static void set_compression(Object *obj, int value, Error **errp)
+{
+    if (can_be_set(MEMSWAP(obj), "compression", errp)) {
+        MEMSWAP(obj)->settings.codec = memswap_codec_from_qapi(value);
+    }
+}
+
+static bool get_huge_regions(Object *obj, Error **errp)
+{
+    return MEMSWAP(obj)->huge_regions;
+}
+
+static void set_huge_regions(Object *obj, bool value, Error **errp)
+{
+    if (can_be_set(MEMSWAP(obj), "huge-regions", errp)) {
+        MEMSWAP(obj)->huge_regions = value;
+    }
+}
+
 static int get_fault_mode(Object *obj, Error **errp)
 {
     return MEMSWAP(obj)->fault_mode;
@@ -230,10 +255,14 @@ static void memswap_instance_init(Object *obj)
 
     ms->uffd = -1;
     ms->fault_mode = MEMSWAP_FAULT_THREAD_AUTO;
+    ms->huge_regions = true;
     ms->settings = (MemswapSettings) {
         .pool_limit = UINT64_MAX,
-        .compression_level = -5,
+        .codec = MEMSWAP_CODEC_LZ4,
+        .compression_level = -1,
         .when_full = MEMSWAP_FULL_HOLD,
+        .readahead = 128 * KiB,
+        .keep_copies = MEMSWAP_KEEP_AUTO,
     };
 }
 
@@ -269,7 +298,27 @@ static void memswap_class_init(ObjectClass *oc, void *data)
     object_class_property_add(oc, "compression-level", "int", get_level,
                               set_level, NULL, NULL);
     object_class_property_set_description(oc, "compression-level",
-        "zstd compression level (default: -5)");
+        "zstd compression level (default: -1)");
+    object_class_property_add_enum(oc, "compression", "MemswapCompression",
+                                   &MemswapCompression_lookup,
+                                   get_compression, set_compression);
+    object_class_property_set_description(oc, "compression",
+        "how pages are compressed (default: lz4)");
+    object_class_property_add(oc, "readahead", "size", get_size, set_size,
+                              NULL, (void *)offsetof(MemswapSettings,
+                                                     readahead));
+    object_class_property_set_description(oc, "readahead",
+        "how much to bring in ahead of a sequence of faults (default: 128K)");
+    object_class_property_add(oc, "keep-copies", "size", get_size, set_size,
+                              NULL, (void *)offsetof(MemswapSettings,
+                                                     keep_copies));
+    object_class_property_set_description(oc, "keep-copies",
+        "of how many resident bytes to keep stored copies (default: a"
+        " sixteenth of the limit)");
+    object_class_property_add_bool(oc, "huge-regions", get_huge_regions,
+                                   set_huge_regions);
+    object_class_property_set_description(oc, "huge-regions",
+        "collapse warm memory into huge pages (default: on)");
     object_class_property_add_enum(oc, "when-full", "MemswapWhenFull",
                                    &MemswapWhenFull_lookup, get_when_full,
                                    set_when_full);

@@ -27,7 +27,8 @@ static void __attribute__((__constructor__)) init_set_lock(void)
     qemu_mutex_init(&set_lock);
 }
 
-static MemswapSettingsInfo *query_settings(MemswapEngine *engine)
+static MemswapSettingsInfo *query_settings(MemswapEngine *engine,
+                                           const MemswapStats *stats)
 {
     MemswapSettingsInfo *info = g_new(MemswapSettingsInfo, 1);
     MemswapObject *ms = memswap_object();
@@ -38,7 +39,12 @@ static MemswapSettingsInfo *query_settings(MemswapEngine *engine)
         .limit = settings.limit,
         .has_pool_limit = settings.pool_limit != UINT64_MAX,
         .pool_limit = settings.pool_limit,
+        .compression = memswap_codec_to_qapi(settings.codec),
         .compression_level = settings.compression_level,
+        .readahead = settings.readahead,
+        .has_keep_copies = settings.keep_copies != MEMSWAP_KEEP_AUTO,
+        .keep_copies = settings.keep_copies,
+        .huge_regions = stats->huge_supported,
         .when_full = memswap_when_full_to_qapi(settings.when_full),
         .fault_mode = memswap_inline(ms) ? MEMSWAP_FAULT_THREAD_INLINE :
                                            MEMSWAP_FAULT_THREAD_IOTHREAD,
@@ -57,6 +63,8 @@ static MemswapMemoryInfo *query_memory(const MemswapStats *stats)
         .resident = stats->resident,
         .trial = stats->trial,
         .pinned = stats->pinned,
+        .huge = stats->huge,
+        .kept = stats->kept,
         .stored = stats->stored,
         .zero = stats->zero,
         .untouched = stats->untouched,
@@ -117,10 +125,15 @@ static MemswapFaultInfo *query_faults(const MemswapStats *stats)
 static MemswapReclaimInfo *query_reclaim(const MemswapStats *stats)
 {
     MemswapReclaimInfo *info = g_new(MemswapReclaimInfo, 1);
+    uint64List **tail = &info->refault_distances;
 
     *info = (MemswapReclaimInfo) {
         .evictions = stats->evictions,
         .refaults = stats->refaults,
+        .unchanged = stats->unchanged,
+        .readahead = stats->readahead,
+        .collapses = stats->collapses,
+        .splits = stats->splits,
         .given_back = stats->given_back,
         .trials = stats->trials,
         .discards = stats->discards,
@@ -129,6 +142,9 @@ static MemswapReclaimInfo *query_reclaim(const MemswapStats *stats)
         .stalls = stats->stalls,
         .stall_ns = stats->stall_ns,
     };
+    for (int i = 0; i < MEMSWAP_DISTANCE_BUCKETS; i++) {
+        QAPI_LIST_APPEND(tail, stats->distances[i]);
+    }
     return info;
 }
 
@@ -141,7 +157,7 @@ MemswapInfo *qmp_query_memswap(Error **errp)
     if (engine) {
         memswap_get_stats(engine, &stats);
         info->enabled = true;
-        info->settings = query_settings(engine);
+        info->settings = query_settings(engine, &stats);
         info->memory = query_memory(&stats);
         info->pool = query_pool(&stats);
         info->faults = query_faults(&stats);
@@ -164,9 +180,13 @@ static MemswapEngine *engine_or_error(Error **errp)
 }
 
 void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
-                     uint64_t pool_limit, bool has_compression_level,
-                     int64_t compression_level, bool has_when_full,
-                     MemswapWhenFull when_full, Error **errp)
+                     uint64_t pool_limit, bool has_compression,
+                     MemswapCompression compression,
+                     bool has_compression_level, int64_t compression_level,
+                     bool has_readahead, uint64_t readahead,
+                     bool has_keep_copies, uint64_t keep_copies,
+                     bool has_when_full, MemswapWhenFull when_full,
+                     Error **errp)
 {
     MemswapEngine *engine = engine_or_error(errp);
     g_autofree char *message = NULL;
@@ -182,6 +202,15 @@ void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
     }
     if (has_pool_limit) {
         settings.pool_limit = pool_limit;
+    }
+    if (has_compression) {
+        settings.codec = memswap_codec_from_qapi(compression);
+    }
+    if (has_readahead) {
+        settings.readahead = readahead;
+    }
+    if (has_keep_copies) {
+        settings.keep_copies = keep_copies;
     }
     if (has_compression_level) {
         settings.compression_level = MAX(INT_MIN,

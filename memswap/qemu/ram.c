@@ -114,9 +114,8 @@ static const Obstacle *find_obstacle(RAMBlock *rb)
         " -mem-prealloc"
     }, private = {
         "is private memory", "add share=on to its backend"
-    }, hugetlb = {
-        "is on hugetlbfs", "not supported yet, use memory-backend-memfd"
-        " without hugetlb=on"
+    }, reserved = {
+        "has its hugepages reserved", "add reserve=off to its backend"
     }, disk = {
         "is on a disk file", "put it on tmpfs, or use memory-backend-memfd"
     }, no_file = {
@@ -137,9 +136,10 @@ static const Obstacle *find_obstacle(RAMBlock *rb)
         return &pmem;
     } else if (backend && backend->prealloc) {
         return &prealloc;
-    } else if (fs.f_type == HUGETLBFS_MAGIC) {
-        return &hugetlb;
-    } else if (rb->fd >= 0 && fs.f_type != TMPFS_MAGIC) {
+    } else if (fs.f_type == HUGETLBFS_MAGIC && !(rb->flags & RAM_NORESERVE)) {
+        return &reserved;
+    } else if (rb->fd >= 0 && fs.f_type != TMPFS_MAGIC &&
+               fs.f_type != HUGETLBFS_MAGIC) {
         return &disk;
     } else if (!(rb->flags & RAM_SHARED)) {
         return &private;
@@ -226,6 +226,29 @@ static bool lock_file(RAMBlock *rb)
     return fcntl(rb->fd, F_OFD_SETLK, &lock) == 0;
 }
 
+/* Are there enough hugepages for what may be resident?  NULL if so. */
+static char *lack_of_hugepages(MemswapEngine *engine, RAMBlock *rb)
+{
+    MemswapSettings settings;
+    int64_t have;
+    uint64_t want;
+
+    if (rb->page_size <= qemu_real_host_page_size()) {
+        return NULL;
+    }
+    memswap_get_settings(engine, &settings);
+    want = MIN(settings.limit, rb->max_length);
+    have = memswap_free_hugepages(rb->page_size);
+    if (have >= 0 && have < want) {
+        return g_strdup_printf("needs %" PRIu64 " free hugepages of %zu KiB,"
+                               " and the host has %" PRIu64 ": raise"
+                               " vm.nr_hugepages, or lower the limit",
+                               want / rb->page_size, rb->page_size / 1024,
+                               have / rb->page_size);
+    }
+    return NULL;
+}
+
 /* Called with the BQL.  Sets @ram->reason if the engine refuses it. */
 static void manage(MemswapEngine *engine, RAMBlock *rb, Ram *ram)
 {
@@ -238,6 +261,10 @@ static void manage(MemswapEngine *engine, RAMBlock *rb, Ram *ram)
         .page_size = rb->page_size,
     };
 
+    ram->reason = lack_of_hugepages(engine, rb);
+    if (ram->reason) {
+        return;
+    }
     if (!lock_file(rb)) {
         ram->reason = g_strdup("its file is in use by another block or QEMU:"
                                " give it one of its own");

@@ -22,6 +22,9 @@
 #include "system/runstate.h"
 #include "glue.h"
 
+/* Evictors: more than this many would only meet each other. */
+#define EVICTORS_MAX 4
+
 /* A MemswapEngine; QEMU's atomics want to know what a pointer points to. */
 static void *the_engine;
 
@@ -125,7 +128,8 @@ static bool start(MemswapObject *ms, Error **errp)
     bool inline_faults = memswap_inline(ms);
     MemswapConfig config = {
         .settings = ms->settings,
-        .evictors = 1,
+        .evictors = CLAMP(g_get_num_processors(), 1, EVICTORS_MAX),
+        .huge_regions = ms->huge_regions,
         .fault_mode = inline_faults ? MEMSWAP_FAULTS_INLINE :
                                       MEMSWAP_FAULTS_EVENTS,
         .user_mode_only = memswap_user_mode_only(ms),

@@ -45,19 +45,30 @@ static void expect_settings(QTestState *qts, uint64_t limit,
     g_free(now.when_full);
 }
 
+static void expect_more(QTestState *qts, const char *compression,
+                        int64_t readahead, int64_t keep_copies)
+{
+    g_autoptr(QDict) info = query(qts);
+    QDict *now = qdict_get_qdict(info, "settings");
+
+    g_assert_cmpstr(qdict_get_str(now, "compression"), ==, compression);
+    g_assert_cmpint(qdict_get_int(now, "readahead"), ==, readahead);
+    g_assert_cmpint(qdict_get_int(now, "keep-copies"), ==, keep_copies);
+}
+
 static void set_in_range(void)
 {
     QTestState *qts = qtest_init(ON);
 
     qtest_qmp_assert_success(qts, SET "{} }");
-    expect_settings(qts, 16 * MIB, -1, -5, "hold");
+    expect_settings(qts, 16 * MIB, -1, -1, "hold");
     qtest_qmp_assert_success(qts, SET "{ 'limit': 33554432 } }");
-    expect_settings(qts, 32 * MIB, -1, -5, "hold");
+    expect_settings(qts, 32 * MIB, -1, -1, "hold");
     /* The same again. */
     qtest_qmp_assert_success(qts, SET "{ 'limit': 33554432 } }");
-    expect_settings(qts, 32 * MIB, -1, -5, "hold");
+    expect_settings(qts, 32 * MIB, -1, -1, "hold");
     qtest_qmp_assert_success(qts, SET "{ 'pool-limit': 8388608 } }");
-    expect_settings(qts, 32 * MIB, 8 * MIB, -5, "hold");
+    expect_settings(qts, 32 * MIB, 8 * MIB, -1, "hold");
     qtest_qmp_assert_success(qts, SET "{ 'limit': 1048576,"
                              " 'pool-limit': 16777216,"
                              " 'compression-level': 22,"
@@ -66,6 +77,12 @@ static void set_in_range(void)
     qtest_qmp_assert_success(qts, SET "{ 'limit': 134217728,"
                              " 'compression-level': -131072 } }");
     expect_settings(qts, 128 * MIB, 16 * MIB, -131072, "overshoot");
+    qtest_qmp_assert_success(qts, SET "{ 'compression': 'zstd',"
+                             " 'readahead': 4096, 'keep-copies': 0 } }");
+    expect_more(qts, "zstd", 4096, 0);
+    qtest_qmp_assert_success(qts, SET "{ 'compression': 'lz4',"
+                             " 'keep-copies': 1048576 } }");
+    expect_more(qts, "lz4", 4096, MIB);
     qtest_quit(qts);
 }
 
@@ -96,6 +113,8 @@ static void set_out_of_range(void)
           "compression level must be from -131072 to 22" },
         { "{ 'limit': 20971520, 'compression-level': -9223372036854775808 }",
           "compression level must be from -131072 to 22" },
+        { "{ 'limit': 20971520, 'compression': 'gzip' }",
+          "does not accept value 'gzip'" },
         { "{ 'limit': 20971520, 'when-full': 'panic' }",
           "does not accept value 'panic'" },
         { "{ 'limit': 20971520, 'more': 1 }", "'more' is unexpected" },
@@ -114,7 +133,7 @@ static void set_out_of_range(void)
         text = qdict_get_str(qdict_get_qdict(response, "error"), "desc");
         g_test_message("%s", text);
         g_assert_nonnull(strstr(text, bad[i].message));
-        expect_settings(qts, 16 * MIB, -1, -5, "hold");
+        expect_settings(qts, 16 * MIB, -1, -1, "hold");
     }
     qtest_quit(qts);
 }
@@ -201,7 +220,7 @@ static void object(void)
     expect_error(qts, "use memswap-set", "{ 'execute': 'qom-set',"
                  " 'arguments': { 'path': '/objects/memswap0',"
                  " 'property': 'when-full', 'value': 'overshoot' } }");
-    expect_settings(qts, 16 * MIB, -1, -5, "hold");
+    expect_settings(qts, 16 * MIB, -1, -1, "hold");
 
     qtest_qmp_assert_success(qts, SET "{ 'limit': 33554432 } }");
     response = qtest_qmp(qts, "{ 'execute': 'qom-get',"
@@ -238,7 +257,8 @@ static void counts(void)
     static const char *const kinds[] = {
         "absent", "minor", "trial", "zero", "stored", "waited",
     };
-    QTestState *qts = qtest_init("-nodefaults -m 128M -memswap limit=64M");
+    QTestState *qts = qtest_init("-nodefaults -m 128M "
+                                 "-memswap limit=64M,readahead=0");
     uint64_t absent, stored, zero, evictions, refaults, total = 0, sum = 0;
     g_autoptr(QDict) now = NULL;
     QDict *faults;

@@ -193,7 +193,20 @@ static void refused_hugetlb(void)
     }
     expect_refusal(ON "-object memory-backend-memfd,id=ram,size=128M,"
                    "hugetlb=on -machine memory-backend=ram",
-                   "RAM 'ram' is on hugetlbfs");
+                   "has its hugepages reserved: add reserve=off");
+    expect_refusal(MACHINE "-memswap limit=16M "
+                   "-object memory-backend-memfd,id=ram,size=128M,"
+                   "hugetlb=on,reserve=off -machine memory-backend=ram",
+                   "limit must be at least 32 MiB");
+}
+
+static void refused_no_hugepages(void)
+{
+    /* None has so many. */
+    expect_refusal("-nodefaults -m 512G -memswap limit=512G "
+                   "-object memory-backend-memfd,id=ram,size=512G,"
+                   "hugetlb=on,reserve=off -machine memory-backend=ram",
+                   "raise vm.nr_hugepages");
 }
 
 static void help(void)
@@ -302,13 +315,19 @@ static void settings(void)
 {
     QTestState *qts = qtest_init(MACHINE "-object iothread,id=faults -memswap "
                                  "limit=20M,pool-limit=32M,iothread=faults,"
-                                 "compression-level=3,when-full=overshoot");
+                                 "compression=zstd,compression-level=3,"
+                                 "readahead=0,keep-copies=1M,"
+                                 "huge-regions=off,when-full=overshoot");
     g_autoptr(QDict) info = query(qts);
     QDict *now = qdict_get_qdict(info, "settings");
 
     g_assert_cmpint(qdict_get_int(now, "limit"), ==, 20 * MIB);
     g_assert_cmpint(qdict_get_int(now, "pool-limit"), ==, 32 * MIB);
+    g_assert_cmpstr(qdict_get_str(now, "compression"), ==, "zstd");
     g_assert_cmpint(qdict_get_int(now, "compression-level"), ==, 3);
+    g_assert_cmpint(qdict_get_int(now, "readahead"), ==, 0);
+    g_assert_cmpint(qdict_get_int(now, "keep-copies"), ==, MIB);
+    g_assert_false(qdict_get_bool(now, "huge-regions"));
     g_assert_cmpstr(qdict_get_str(now, "when-full"), ==, "overshoot");
     g_assert_cmpstr(qdict_get_str(now, "iothread"), ==, "faults");
     expect_swapping(qts);
@@ -322,7 +341,10 @@ static void defaults(void)
     QDict *now = qdict_get_qdict(info, "settings");
 
     g_assert_false(qdict_haskey(now, "pool-limit"));
-    g_assert_cmpint(qdict_get_int(now, "compression-level"), ==, -5);
+    g_assert_cmpstr(qdict_get_str(now, "compression"), ==, "lz4");
+    g_assert_cmpint(qdict_get_int(now, "compression-level"), ==, -1);
+    g_assert_cmpint(qdict_get_int(now, "readahead"), ==, 128 * 1024);
+    g_assert_false(qdict_haskey(now, "keep-copies"));
     g_assert_cmpstr(qdict_get_str(now, "when-full"), ==, "hold");
     g_assert_false(qdict_haskey(now, "iothread"));
     /* Main RAM has never been touched, but by firmware at most. */
@@ -380,7 +402,7 @@ static bool has_thread(pid_t pid, const char *name)
 
 /*
  * Every thread takes the signal, also those that are older than the memswap
- * object.  Only the evictor doesn't: it never touches guest RAM.
+ * object.  Only memswap's own don't: they never touch guest RAM.
  */
 static void mode_inline(void)
 {
@@ -391,6 +413,7 @@ static void mode_inline(void)
                                  " -device virtio-blk-pci,drive=disk,"
                                  "iothread=before");
     g_autofree char *found = NULL;
+    const char *rest;
 
     expect_mode(qts, "inline", true);
     qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments':"
@@ -398,7 +421,15 @@ static void mode_inline(void)
     /* Out of QEMU's hands until RCU gets at it. */
     g_usleep(200000);
     found = threads(qtest_pid(qts), true);
-    g_assert_cmpstr(found, ==, "memswap-evictor;");
+    rest = found;
+    while (*rest) {
+        const char *name = g_str_has_prefix(rest, "memswap-huge;") ?
+                           "memswap-huge;" : "memswap-evictor;";
+
+        g_test_message("%s", rest);
+        g_assert_true(g_str_has_prefix(rest, name));
+        rest += strlen(name);
+    }
     expect_swapping(qts);
     qtest_quit(qts);
 }
@@ -573,6 +604,7 @@ int main(int argc, char **argv)
     qtest_add_func("memswap/refused/ram/read-only", refused_read_only);
     qtest_add_func("memswap/refused/ram/locked", refused_locked);
     qtest_add_func("memswap/refused/ram/hugetlb", refused_hugetlb);
+    qtest_add_func("memswap/refused/ram/no-hugepages", refused_no_hugepages);
     for (int i = 0; i < ARRAY_SIZE(accepted); i++) {
         g_autofree char *path = g_strdup_printf("memswap/starts/%s",
                                                 accepted[i].name);
