@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""RAM on hugetlbfs, in whole pages of 2 MiB, below a limit.
+
+Takes hugepages from the host for as long as it runs.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import unittest
+
+from memswap_vm import MIB, MemswapTest
+
+NR_HUGEPAGES = '/proc/sys/vm/nr_hugepages'
+RAM = 256 * MIB
+LIMIT = 128 * MIB
+
+
+class Hugetlb(MemswapTest):
+    """A guest whose RAM comes and goes in hugepages."""
+
+    def take_hugepages(self, count):
+        """Has the host make so many more hugepages, or skips."""
+        try:
+            with open(NR_HUGEPAGES, 'r+', encoding='ascii') as f:
+                before = int(f.read())
+                self.addCleanup(self.give_back, before)
+                f.seek(0)
+                f.write(str(before + count))
+                f.flush()
+                f.seek(0)
+                got = int(f.read())
+        except OSError as e:
+            self.skipTest(f'no right to the host\'s hugepages: {e}')
+        if got < before + count:
+            self.skipTest('the host has no memory for hugepages')
+
+    def give_back(self, before):
+        """Leaves the host as it was."""
+        with open(NR_HUGEPAGES, 'w', encoding='ascii') as f:
+            f.write(str(before))
+
+    def test_churn(self):
+        """All of the RAM goes through half as many hugepages."""
+        self.take_hugepages(LIMIT // (2 * MIB) + 2)
+        vm = self.vm(memory=RAM, limit=LIMIT, args=(
+            '-object', f'memory-backend-memfd,id=ram,size={RAM},'
+                       'hugetlb=on,reserve=off',
+            '-machine', 'memory-backend=ram')).start()
+        # Cleanups run last in, first out: the VM goes before the hugepages.
+        self.addCleanup(vm.kill)
+        self.churn(vm, '-m 180 fill seq random:300', checked=300)
+        memory = vm.memory()
+        self.assertLessEqual(memory['peak-resident'], LIMIT)
+        self.assertGreater(memory['stored'], 16 * MIB)
+        self.assertEqual(memory['resident'] % (2 * MIB), 0)
+        self.assertEqual(vm.counts()['overshoots'], 0)
+        self.assert_adds_up(vm)
+
+
+if __name__ == '__main__':
+    unittest.main()
