@@ -18,6 +18,10 @@
  * call and runs under whatever locks the thread has, as a page fault does; the
  * engine neither takes one of these nor touches guest RAM.
  *
+ * Linux wakes whoever polls a signalfd at any signal of the process, here at
+ * every fault.  So the main loop stops to poll its own, which has no use then:
+ * SIGBUS isn't read from it any more, and SIGIO and SIGALRM have no handlers.
+ *
  * All other kinds of SIGBUS are passed on to the handler before ours, QEMU's
  * own (system/cpus.c).  The one of qemu_prealloc_mem(), which comes after
  * ours, passes on to us what isn't its own.
@@ -110,4 +114,7 @@ void memswap_sigbus_start(MemswapEngine *engine)
     object_child_foreach(object_get_internal_root(), take_sigbus_in_iothread,
                          NULL);
     call_rcu1(&rcu, take_sigbus_in_rcu);
+    if (memswap_signalfd >= 0) {
+        qemu_set_fd_handler(memswap_signalfd, NULL, NULL, NULL);
+    }
 }

@@ -1,5 +1,5 @@
 /*
- * memswap: the switch behind threads.h, for QEMU's utility library
+ * memswap: what is behind threads.h, for QEMU's utility library
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -8,3 +8,4 @@
 #include "memswap/threads.h"
 
 bool memswap_inline_faults;
+int memswap_signalfd = -1;

@@ -4,6 +4,7 @@
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
+import re
 import time
 import unittest
 
@@ -67,9 +68,19 @@ class Limit(MemswapTest):
         """Four vCPUs in threads of their own touch neighbouring pages."""
         vm = self.vm(limit=128 * MIB, smp=4).start()
         self.assertEqual(vm.agent.run('nproc').strip(), '4')
+        faults, woken = vm.stats()['faults']['total'], self.woken(vm)
         self.churn(vm, '-m 224 -t 4 -w 50 fill random:40000 seq',
                    checked=40000 + 224 * 256)
+        faults = vm.stats()['faults']['total'] - faults
+        # The main loop has nothing to do with the vCPUs' faults.
+        self.assertLess(self.woken(vm) - woken, faults // 10)
         self.finish(vm)
+
+    def woken(self, vm):
+        """How often the main thread went to sleep so far."""
+        with open(f'/proc/{vm.pid}/status', encoding='ascii') as f:
+            return int(re.search(r'^voluntary_ctxt_switches:\s+(\d+)',
+                                 f.read(), re.MULTILINE).group(1))
 
     def test_smp_in_iothread(self):
         """The same with an IOThread of the user's to resolve faults."""
