@@ -16,10 +16,9 @@ PAGE = 4096
 SIZE, SEED = 8 * MIB, 7
 
 
-def damage(pid, needles):
-    """Flips a byte of every copy in a process's own memory of one needle."""
-    with open(f'/proc/{pid}/maps', encoding='ascii') as maps, \
-            open(f'/proc/{pid}/mem', 'r+b', buffering=0) as memory:
+def own_memory(pid, memory):
+    """A process's own memory, in pieces: where each begins, and its bytes."""
+    with open(f'/proc/{pid}/maps', encoding='ascii') as maps:
         for line in maps:
             found = re.match(r'(\w+)-(\w+) rw.p \S+ \S+ 0\s', line)
             if not found:
@@ -28,16 +27,27 @@ def damage(pid, needles):
             for base in range(start, end, 4 * MIB):
                 try:
                     memory.seek(base)
-                    data = memory.read(min(4 * MIB, end - base))
+                    yield base, memory.read(min(4 * MIB, end - base))
                 except OSError:
                     break
-                for needle in needles:
-                    at = data.find(needle)
-                    if at >= 0:
-                        memory.seek(base + at)
-                        memory.write(bytes([data[at] ^ 1]))
-                        return True
-    return False
+
+
+def damage(pid, needles):
+    """Flips a byte of every copy in a process's own memory of one needle:
+    some may be in buffers that it has done with."""
+    with open(f'/proc/{pid}/mem', 'r+b', buffering=0) as memory:
+        chosen = None
+        for base, data in own_memory(pid, memory):
+            for needle in [chosen] if chosen else needles:
+                at = data.find(needle)
+                while at >= 0:
+                    chosen = needle
+                    memory.seek(base + at)
+                    memory.write(bytes([needle[0] ^ 1]))
+                    at = data.find(needle, at + 1)
+                if chosen:
+                    break
+        return chosen is not None
 
 
 class Lost(MemswapTest):
