@@ -31,7 +31,9 @@ bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
     bool over;
 
     do {
-        over = charged + size > atomic_load(&engine->ceiling);
+        /* the ceiling may be a step behind a limit that was just raised */
+        over = charged + size > MAX(atomic_load(&engine->ceiling),
+                                    atomic_load(&engine->limit));
         if (over && !force) {
             return false;
         }

@@ -47,7 +47,7 @@ void memswap_collapser_kick(MemswapEngine *engine)
 }
 
 /* Sleep in proportion to the CPU time used since @since. */
-static void pace(MemswapEngine *engine, int64_t *since)
+static void pace(MemswapEngine *engine, MemswapBlock *block, int64_t *since)
 {
     int64_t used = clock_now(CLOCK_THREAD_CPUTIME_ID) - *since;
     int64_t budget = has_room(engine) ? BUDGET_WITH_ROOM : BUDGET;
@@ -59,7 +59,8 @@ static void pace(MemswapEngine *engine, int64_t *since)
         uint32_t seen = atomic_load(&engine->huge_kick);
         int64_t left = end - clock_now(CLOCK_MONOTONIC);
 
-        if (left <= 0 || atomic_load(&engine->stop)) {
+        if (left <= 0 || atomic_load(&engine->stop) ||
+            (block && atomic_load(&block->dead))) {
             break;
         }
         memswap_futex_wait(&engine->huge_kick, seen, left);
@@ -121,7 +122,7 @@ uint64_t memswap_collapser_pass(MemswapEngine *engine, bool paced, bool tick)
             if (worth_it(block, &block->regions[k])) {
                 later += try_region(block, k, tick);
                 if (paced) {
-                    pace(engine, &since);
+                    pace(engine, block, &since);
                 }
             }
         }
@@ -130,7 +131,7 @@ uint64_t memswap_collapser_pass(MemswapEngine *engine, bool paced, bool tick)
         }
     }
     if (paced) {
-        pace(engine, &since);
+        pace(engine, NULL, &since);
     }
     return later;
 }

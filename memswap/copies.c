@@ -17,19 +17,24 @@
 /* See MEMSWAP_KEEP_AUTO. */
 #define AUTO_PART 16
 
-bool memswap_copy_keep(MemswapBlock *block)
+/* Bytes of pages that may keep their copies. */
+static int64_t keep_budget(MemswapEngine *engine)
 {
-    MemswapEngine *engine = block->engine;
     uint64_t keep = atomic_load_explicit(&engine->keep_copies,
                                          memory_order_relaxed);
-    int64_t size = block->page_size;
-    int64_t budget;
 
     if (keep == MEMSWAP_KEEP_AUTO) {
         keep = atomic_load_explicit(&engine->limit, memory_order_relaxed) /
                AUTO_PART;
     }
-    budget = MIN(keep, (uint64_t)INT64_MAX);
+    return MIN(keep, (uint64_t)INT64_MAX);
+}
+
+bool memswap_copy_keep(MemswapBlock *block)
+{
+    MemswapEngine *engine = block->engine;
+    int64_t size = block->page_size;
+    int64_t budget = keep_budget(engine);
 
     if (size > MEMSWAP_KEEP_PAGE_SIZE) {
         return false;
@@ -60,16 +65,22 @@ bool memswap_copy_take(MemswapBlock *block, uint64_t page, const void *data,
     MemswapStore *store = block->engine->store;
     MemswapWord *word = &block->words[page];
     uint64_t old = memswap_word_load(word);
+    bool same;
 
-    if (!(old & MEMSWAP_WORD_KEPT) ||
-        !store->ops->same(store, memswap_word_handle(old), data,
-                          block->page_size)) {
+    if (!(old & MEMSWAP_WORD_KEPT)) {
         return false;
     }
+    same = store->ops->same(store, memswap_word_handle(old), data,
+                            block->page_size);
     *handle = memswap_word_handle(old);
     /* others may set WANTED meanwhile, no more */
     while (!memswap_word_cas(word, &old, old & ~(MEMSWAP_WORD_KEPT |
                                                  MEMSWAP_HANDLE_MASK))) {
+    }
+    if (!same) {
+        /* stale: its room may be what the new one needs */
+        memswap_copy_forget(block, old);
+        return false;
     }
     copy_unkept(block);
     return true;
@@ -104,6 +115,9 @@ uint64_t memswap_shed_copies(MemswapEngine *engine, uint64_t bytes)
     unsigned int slots = atomic_load(&engine->n_slots);
     uint64_t shed = 0;
 
+    if (atomic_load(&engine->kept) <= 0) {
+        return 0;
+    }
     for (unsigned int i = 0; i < slots && shed < bytes; i++) {
         MemswapBlock *block = memswap_block_get(engine, i);
 
@@ -118,4 +132,13 @@ uint64_t memswap_shed_copies(MemswapEngine *engine, uint64_t bytes)
         }
     }
     return shed;
+}
+
+void memswap_shed_excess(MemswapEngine *engine)
+{
+    int64_t excess = atomic_load(&engine->kept) - keep_budget(engine);
+
+    if (excess > 0) {
+        memswap_shed_copies(engine, excess);
+    }
 }

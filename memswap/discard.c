@@ -19,11 +19,10 @@
 /* Make the content of a page what a discarded one reads. */
 static int discard_content(MemswapBlock *block, uint64_t page)
 {
-    g_autofree uint8_t *small = block->alias ? NULL :
-                                g_malloc0(block->page_size);
+    static const uint8_t small[4096];
 
-    return memswap_page_write(block, page,
-                              small ?: block->engine->hugetlb.zeroes);
+    return memswap_page_write(block, page, block->alias ?
+                              block->engine->hugetlb.zeroes : small);
 }
 
 /* Pages in DISCARDING that can't be punched, in a large folio. */
@@ -90,16 +89,25 @@ void memswap_discard_filled(MemswapBlock *block, uint64_t page)
 }
 
 /* A page with nothing in the page cache that counts. */
-static void discard_copy(MemswapBlock *block, uint64_t page, uint64_t old)
+static int discard_copy(MemswapBlock *block, uint64_t page, uint64_t old)
 {
     MemswapStore *store = block->engine->store;
     MemswapPlace place = MEMSWAP_IN_POISON;
-    bool left;
+    bool left = false;
+    int ret = 0;
 
     if (memswap_word_state(old) == MEMSWAP_POISONED) {
         /* the host's bad page, if it was that */
         if (!memswap_region_large(memswap_page_region(block, page))) {
-            memswap_page_punch(block, page, 1, &left);
+            ret = memswap_page_punch(block, page, 1, &left);
+        } else {
+            left = memswap_page_cached(block, page);
+        }
+        if (ret || left) {
+            memswap_page_call_off(&block->words[page]);
+            memswap_page_settle(block, page, MEMSWAP_POISONED,
+                                MEMSWAP_WORD_WANTED, 0);
+            return ret ?: -EBUSY;
         }
     } else if (memswap_word_state(old) == MEMSWAP_STORED) {
         store->ops->drop(store, memswap_word_handle(old));
@@ -110,6 +118,7 @@ static void discard_copy(MemswapBlock *block, uint64_t page, uint64_t old)
     memswap_block_moved(block, page, place, MEMSWAP_IN_NONE);
     memswap_count(block->engine->discards, 1);
     memswap_page_settle(block, page, MEMSWAP_ABSENT, 0, 0);
+    return 0;
 }
 
 /* A pinned page can't leave: make its content what a discarded one reads. */
@@ -174,7 +183,7 @@ static Left discard_page(MemswapBlock *block, uint64_t page, int *ret)
         case MEMSWAP_ZERO:
         case MEMSWAP_POISONED:
             if (memswap_word_cas(word, &old, keep | MEMSWAP_DISCARDING)) {
-                discard_copy(block, page, old);
+                *ret = discard_copy(block, page, old);
                 return LEFT_NOTHING;
             }
             continue;

@@ -229,6 +229,7 @@ int memswap_set_settings(MemswapEngine *engine,
     }
     g_mutex_unlock(&engine->settings_lock);
     if (!ret) {
+        memswap_shed_excess(engine);
         memswap_evictors_kick(engine);
         memswap_collapser_kick(engine);
         memswap_room_made(engine);

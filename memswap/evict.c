@@ -18,6 +18,8 @@
 
 /* Pages that lose their kept copies at once for want of room. */
 #define SHED_BYTES (4 * 1024 * 1024)
+/* Steps of the store's background work after that. */
+#define SHED_TIDY 4
 
 typedef struct Run {
     MemswapEngine *engine;
@@ -64,6 +66,7 @@ MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
                                 uint64_t *handle)
 {
     MemswapStore *store = block->engine->store;
+    uint64_t owner = memswap_page_owner(block, page);
 
     if (same_filled(data, block->page_size, handle)) {
         return MEMSWAP_IN_WORD;
@@ -75,13 +78,15 @@ MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
     if (*full) {
         return MEMSWAP_IN_CACHE;
     }
-    if (store->ops->put(store, data, block->page_size,
-                        memswap_page_owner(block, page), handle)) {
-        *full = true;
+    while (store->ops->put(store, data, block->page_size, owner, handle)) {
         if (!memswap_shed_copies(block->engine, SHED_BYTES)) {
+            *full = true;
             note_store_full(block, page);
+            return MEMSWAP_IN_CACHE;
         }
-        return MEMSWAP_IN_CACHE;
+        /* what was shed is room once it lies together */
+        for (int i = 0; i < SHED_TIDY && store->ops->maintain(store); i++) {
+        }
     }
     note_store_works(block->engine);
     return MEMSWAP_IN_STORE;

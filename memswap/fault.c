@@ -215,11 +215,19 @@ static bool fill_lost(Fill *fill, MemswapState state, int error)
                             MEMSWAP_IN_POISON);
         return true;
     }
-    if (state == MEMSWAP_RESIDENT && !memswap_word_pins(fill->old) &&
-        (error == -EIO || error == -EHWPOISON)) {
-        /* the host's memory is, or its swap */
+    if (memswap_word_pins(fill->old) ||
+        (error != -EIO && error != -EHWPOISON)) {
+        return false;
+    }
+    /* the host's memory is, or its swap */
+    if (state == MEMSWAP_RESIDENT) {
         memswap_uncharge(engine, block->page_size);
         memswap_block_moved(block, fill->page, MEMSWAP_IN_CACHE,
+                            MEMSWAP_IN_POISON);
+        return true;
+    }
+    if (state == MEMSWAP_ABSENT) {
+        memswap_block_moved(block, fill->page, MEMSWAP_IN_NONE,
                             MEMSWAP_IN_POISON);
         return true;
     }

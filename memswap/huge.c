@@ -147,7 +147,8 @@ static int collapse(void *host, bool unmapped)
             return 0;
         }
         if ((errno != EAGAIN && errno != EINTR) || tries == COLLAPSE_TRIES) {
-            return -errno;
+            /* after EAGAIN there may be a folio, whatever is wrong now */
+            return tries ? -EAGAIN : -errno;
         }
         sched_yield();
     }
@@ -165,6 +166,8 @@ static void collapse_failed(MemswapBlock *block, uint64_t number, int error,
     huge_change(region, MEMSWAP_HUGE_REST,
                 REST_TICKS << MEMSWAP_HUGE_REST_SHIFT);
     if (huge_bits(region) & MEMSWAP_HUGE_WHOLE) {
+        /* the other touches bring back single pages */
+        huge_change(region, 0, MEMSWAP_HUGE_FINE);
         give_back(block, first, block->region_pages, taken);
         return;
     }

@@ -443,6 +443,8 @@ bool memswap_copy_take(MemswapBlock *block, uint64_t page, const void *data,
 void memswap_copy_forget(MemswapBlock *block, uint64_t word);
 /* Drop copies of about @bytes of pages; returns of how many. */
 uint64_t memswap_shed_copies(MemswapEngine *engine, uint64_t bytes);
+/* Drop those beyond the budget. */
+void memswap_shed_excess(MemswapEngine *engine);
 
 /* readahead.c */
 

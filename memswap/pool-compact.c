@@ -58,8 +58,9 @@ static bool tidy_writer(MemswapPool *pool, MemswapWriter *writer,
     }
     segment_live = atomic_load_explicit(&segment->live, memory_order_relaxed);
     if (!segment_live ||
-        dead_bytes(segment) > MEMSWAP_SEGMENT_SIZE -
-        atomic_load_explicit(&segment->used, memory_order_relaxed)) {
+        (writer != &pool->compactor && dead_bytes(segment) >
+         MEMSWAP_SEGMENT_SIZE - atomic_load_explicit(&segment->used,
+                                                     memory_order_relaxed))) {
         memswap_writer_seal(pool, writer);
         return false;
     }
@@ -139,6 +140,23 @@ static bool may_try(MemswapPool *pool, MemswapSegment *segment)
 }
 
 /*
+ * How many live bytes the compactor has room for.  More than that it must not
+ * begin with: pages that are in use now keep their entries for as long as they
+ * like, and with several segments half moved there would be none left to move
+ * anything to.
+ */
+static uint32_t room_to_move(MemswapPool *pool)
+{
+    MemswapSegment *open = pool->compactor.open;
+
+    if (memswap_segments_one_more(pool)) {
+        return MEMSWAP_SEGMENT_SIZE;
+    }
+    return open ? MEMSWAP_SEGMENT_SIZE -
+                  atomic_load_explicit(&open->used, memory_order_relaxed) : 0;
+}
+
+/*
  * The segment with most dead bytes among the next to look at; or NULL.
  * Sets *@end once all were looked at in vain.
  */
@@ -148,6 +166,7 @@ static MemswapSegment *scan(MemswapPool *pool, uint32_t wanted, bool *end)
                                           memory_order_acquire);
     uint32_t batch = MIN(SCAN_BATCH, count);
     MemswapSegment *best = NULL;
+    uint32_t room = room_to_move(pool);
 
     pool->scan_vain += batch;
     while (batch--) {
@@ -159,7 +178,9 @@ static MemswapSegment *scan(MemswapPool *pool, uint32_t wanted, bool *end)
         }
         segment = memswap_segment_lookup(pool, pool->scan_next++);
         dead = dead_bytes(segment);
-        if (dead >= wanted && may_try(pool, segment)) {
+        if (dead >= wanted && may_try(pool, segment) &&
+            atomic_load_explicit(&segment->live, memory_order_relaxed) <=
+            room) {
             best = segment;
             wanted = dead + 1;
         }

@@ -253,6 +253,8 @@ uint64_t memswap_segment_append(MemswapSegment *segment,
 void memswap_segment_retract(MemswapSegment *segment, uint32_t length);
 /* Discounts an entry; the reference is given back by the caller. */
 void memswap_segment_discount(MemswapSegment *segment, MemswapEntry *entry);
+/* Could the compactor acquire another shared segment? */
+bool memswap_segments_one_more(MemswapPool *pool);
 /* Memory in use, and the limit that puts have to keep. */
 void memswap_segments_usage(MemswapPool *pool, uint64_t *in_use,
                             uint64_t *put_limit);

@@ -257,6 +257,15 @@ static MemswapSegment *take_spare(MemswapPool *pool, MemswapSegmentKind kind,
     return segment;
 }
 
+/*
+ * May the compactor pass the limit by a segment?  Not where the limit is too
+ * small to have one set aside for it, unless it is passed already.
+ */
+static bool may_borrow(MemswapPool *pool, uint64_t in_use, uint64_t limit)
+{
+    return !pool->borrowed && (in_use > limit || set_aside(limit));
+}
+
 static int acquire_locked(MemswapPool *pool, MemswapSegmentKind kind,
                           uint32_t size, bool compactor,
                           MemswapSegment **segment)
@@ -272,10 +281,10 @@ static int acquire_locked(MemswapPool *pool, MemswapSegmentKind kind,
              - pool->spare_bytes;
     if (in_use + size > limit - aside) {
         /*
-         * If someone lowered the limit, compaction is the way to get below
-         * it, and needs a segment to start with.
+         * Compaction is the way to get below the limit again, or to room
+         * below it, and needs a segment to start with.
          */
-        borrow = compactor && in_use > limit && !pool->borrowed;
+        borrow = compactor && may_borrow(pool, in_use, limit);
         if (!borrow) {
             return -ENOSPC;
         }
@@ -444,6 +453,22 @@ void memswap_segments_usage(MemswapPool *pool, uint64_t *in_use,
               - pool->spare_bytes;
     pthread_mutex_unlock(&pool->segments_lock);
     *put_limit = limit - set_aside(limit);
+}
+
+bool memswap_segments_one_more(MemswapPool *pool)
+{
+    uint64_t limit = atomic_load_explicit(&pool->limit, memory_order_relaxed);
+    uint64_t in_use;
+    bool more;
+
+    pthread_mutex_lock(&pool->segments_lock);
+    collect_emptied(pool);
+    in_use = atomic_load_explicit(&pool->bytes, memory_order_relaxed)
+             - pool->spare_bytes;
+    more = in_use + MEMSWAP_SEGMENT_SIZE <= limit ||
+           may_borrow(pool, in_use, limit);
+    pthread_mutex_unlock(&pool->segments_lock);
+    return more;
 }
 
 void memswap_segments_repaid(MemswapPool *pool)

@@ -147,8 +147,12 @@ static void run_undo(Run *run, unsigned int i)
     }
 }
 
-/* Bring in the pages from @page on, as far as it goes.  Returns how many. */
-static unsigned int bring_in(MemswapBlock *block, uint64_t page, uint64_t end)
+/*
+ * Bring in the pages from @page on, as far as it goes.  Returns how many;
+ * *@stored says how many of them had left the page cache.
+ */
+static unsigned int bring_in(MemswapBlock *block, uint64_t page, uint64_t end,
+                             unsigned int *stored)
 {
     MemswapEngine *engine = block->engine;
     MemswapRegion *region = memswap_page_region(block, page);
@@ -176,6 +180,7 @@ static unsigned int bring_in(MemswapBlock *block, uint64_t page, uint64_t end)
             }
         }
         total += placed;
+        *stored += run.stored ? placed : 0;
         page += placed;
         if (placed < run.n) {
             break;
@@ -234,7 +239,7 @@ void memswap_readahead(MemswapBlock *block, uint64_t page,
                                            memory_order_relaxed);
     uint64_t window = 0;
     bool goes, entered = false;
-    unsigned int n;
+    unsigned int stored = kind != MEMSWAP_FAULT_TRIAL;
 
     if (!limit || block->region_pages == 1 ||
         (kind != MEMSWAP_FAULT_STORED && kind != MEMSWAP_FAULT_SAME &&
@@ -263,10 +268,9 @@ void memswap_readahead(MemswapBlock *block, uint64_t page,
     }
     page++;
     if (window) {
-        n = bring_in(block, page, MIN(end, page + window));
-        atomic_fetch_add_explicit(&region->streamed, n + 1,
+        page += bring_in(block, page, MIN(end, page + window), &stored);
+        atomic_fetch_add_explicit(&region->streamed, stored,
                                   memory_order_relaxed);
-        page += n;
     }
     atomic_store_explicit(&region->stream, STREAM(page - first, window),
                           memory_order_relaxed);

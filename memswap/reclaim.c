@@ -29,12 +29,15 @@ void memswap_trial_undo(MemswapBlock *block, uint64_t first, uint64_t end)
         MemswapWord *word = &block->words[page];
         uint64_t old = memswap_word_load(word);
 
-        if (memswap_word_state(old) == MEMSWAP_TRIAL &&
-            memswap_word_cas(word, &old, memswap_word_with_state(
-                                             old, MEMSWAP_FILLING))) {
-            memswap_count(block->engine->trial_pages,
-                          -(int64_t)block->page_size);
-            memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
+        /* again if a kept copy was moved or shed meanwhile */
+        while (memswap_word_state(old) == MEMSWAP_TRIAL) {
+            if (memswap_word_cas(word, &old, memswap_word_with_state(
+                                                 old, MEMSWAP_FILLING))) {
+                memswap_count(block->engine->trial_pages,
+                              -(int64_t)block->page_size);
+                memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
+                break;
+            }
         }
     }
 }

@@ -312,8 +312,9 @@ unsigned int memswap_engine_handle(MemswapEngine *engine);
  * With MEMSWAP_FAULTS_INLINE, for the handler of SIGBUS where si_code is
  * BUS_ADRERR.  Waits for whoever has the page in hand, and for room under the
  * limit if the thread may be held back; keeps errno.  Takes no lock that the
- * thread could hold, since the engine itself never touches managed RAM, and
- * (with evictors) allocates nothing.
+ * thread could hold, since the engine itself never touches managed RAM.  With
+ * evictors it allocates nothing, unless the thread may not be held back and
+ * has to make room itself; allocators don't touch managed RAM either.
  *
  * Returns true when the access is to be tried again; false if the address is
  * in no managed block, in which case the signal means something else.

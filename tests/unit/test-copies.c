@@ -148,6 +148,43 @@ static void test_store_full(void)
     harness_free(h);
 }
 
+/* The store is full of nothing but stale copies of what is to go. */
+static void test_full_of_stale(void)
+{
+    Harness *h = harness_back(100, 8 * MIB);
+
+    for (uint64_t page = 0; page < 100; page++) {
+        ram_fill(h, page, 10001 + 2 * page);
+    }
+    harness_settle(h);
+    atomic_store(&h->store->limit, 100 * PAGE);
+    g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, 100 * PAGE);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 0);
+    g_assert_cmpuint(fake_store_live(h->store), ==, 100);
+    harness_check(h);
+    for (uint64_t page = 0; page < 100; page++) {
+        ram_check(h, page, 10001 + 2 * page);
+    }
+    harness_free(h);
+}
+
+/* Copies of others make room for the very page that found none. */
+static void test_shed(void)
+{
+    Harness *h = harness_back(100, 8 * MIB);
+
+    write_pages(h, REGION_PAGES, 50);
+    atomic_store(&h->store->limit, 100 * PAGE);
+    /* before the pages that kept them are in the evictor's hands */
+    g_assert_cmpuint(memswap_shed_copies(h->engine, 1), >=, PAGE);
+    g_assert_cmpuint(memswap_reclaim(h->engine, 100 * PAGE), ==, 100 * PAGE);
+    g_assert_cmpuint(stats_of(h).kept, ==, 0);
+    g_assert_cmpuint(stats_of(h).stored, ==, 100 * PAGE);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 0);
+    harness_check(h);
+    harness_free(h);
+}
+
 /* Again and again, with the real pool. */
 static void test_again(void)
 {
@@ -228,6 +265,8 @@ int main(int argc, char **argv)
     g_test_add_func("/copies/trial", test_trial);
     g_test_add_func("/copies/discard", test_discard);
     g_test_add_func("/copies/store-full", test_store_full);
+    g_test_add_func("/copies/full-of-stale", test_full_of_stale);
+    g_test_add_func("/copies/shed", test_shed);
     g_test_add_func("/copies/again", test_again);
     g_test_add_func("/copies/moved", test_moved);
     return g_test_run();

@@ -105,9 +105,56 @@ static void test_touch_fails(void)
     g_assert_cmpuint(calls.n[INJECT_CONTINUE], ==, 1);
     g_assert_cmpuint(stats_of(h).huge, ==, 2 * MIB);
     harness_check(h);
+    /* the others come alone as well, and nothing is tried in vain */
     ram_check(h, 8, 17);
-    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    g_assert_cmpuint(stats_of(h).trial, ==, 510 * PAGE);
     check_pages(h, 0, REGION_PAGES);
+    g_assert_cmpuint(calls.n[INJECT_COLLAPSE], ==, 1);
+    harness_free(h);
+}
+
+/* The collapse fails, as it does with a bad page, which can't be mapped. */
+static int bad_page(void *opaque, InjectCall call, uint64_t where,
+                    size_t *size)
+{
+    uint64_t *bad = opaque;
+
+    if (call == INJECT_COLLAPSE) {
+        return -EINVAL;
+    }
+    if (call == INJECT_CONTINUE && where == *bad) {
+        *bad = 0;
+        return -EIO;
+    }
+    return 0;
+}
+
+/* A lost page that can't be punched is not given up, whoever asks. */
+static void test_lost_beside_pin(void)
+{
+    Harness *h = huge_collapsed(2 * MIB);
+    InjectHooks hooks = { .before = bad_page };
+    uint64_t bad;
+    Task *task;
+
+    if (!h) {
+        return;
+    }
+    g_assert_cmpuint(huge_try(h, 0, true), ==, REGION_PAGES);
+    bad = (uintptr_t)h->ram.host + 7 * PAGE;
+    hooks.opaque = &bad;
+    inject(&hooks);
+    task = task_start(h, task_read, 7);
+    wait_until(ram_state(&h->ram, 7) == MEMSWAP_POISONED);
+    g_assert_cmpint(task_pin(h, 300), ==, 0);
+    g_assert_cmpuint(memswap_forget_lost(h->engine), ==, 0);
+    g_assert_cmpint(ram_state(&h->ram, 7), ==, MEMSWAP_POISONED);
+    task_check_waits(task);
+
+    memswap_unpin(h->engine, h->ram.host + 300 * PAGE, PAGE);
+    g_assert_cmpuint(memswap_forget_lost(h->engine), ==, PAGE);
+    g_assert_cmpint(task_join(task), ==, 0);
+    inject(NULL);
     harness_free(h);
 }
 
@@ -377,6 +424,7 @@ int main(int argc, char **argv)
     g_test_add_func("/huge-failure/collapse/locked", test_collapse_locked);
     g_test_add_func("/huge-failure/collapse/maybe-large", test_maybe_large);
     g_test_add_func("/huge-failure/touch", test_touch_fails);
+    g_test_add_func("/huge-failure/lost-beside-pin", test_lost_beside_pin);
     g_test_add_func("/huge-failure/leave/unread", test_leave_unread);
     g_test_add_func("/huge-failure/leave/locked", test_leave_locked);
     g_test_add_func("/huge-failure/leave/unpunched", test_leave_unpunched);

@@ -208,6 +208,49 @@ static void test_held(void)
     pages_free(&pages);
 }
 
+/*
+ * Pages that are in somebody's hands for a while, keeping their entries, in a
+ * pool that is full to its limit: once they are at rest it has to be able to
+ * compact again.
+ */
+static void test_in_hand(void)
+{
+    TestPages pages;
+    g_autofree uint8_t *buffer = NULL;
+    uint64_t random = 1;
+    unsigned int i, again = 0;
+
+    pages_fill(&pages, 31, 32 * MIB, &buffer);
+    for (i = 0; i < pages.count; i++) {
+        if (i % 100 != 1 && next_random(&random) % 100 < 40) {
+            pages_drop(&pages, i);
+        }
+    }
+    for (i = 1; i < pages.count; i += 100) {
+        pages.words[i] = WORD(BUSY, WORD_HANDLE(pages.words[i]));
+    }
+    for (i = 0; i < 500; i++) {
+        pages.store->ops->maintain(pages.store);
+    }
+    for (i = 1; i < pages.count; i += 100) {
+        pages.words[i] = WORD(STORED, WORD_HANDLE(pages.words[i]));
+    }
+    /* after a while, what could not be moved is tried again */
+    for (i = 0; i < 20000; i++) {
+        pages.store->ops->maintain(pages.store);
+    }
+    for (i = 0; i < pages.count && again < pages.count / 4; i++) {
+        if (WORD_STATE(pages.words[i]) == GONE) {
+            g_assert_cmpint(pages_put(&pages, i, buffer), ==, 0);
+            again++;
+        }
+    }
+    g_assert_cmpuint(again, ==, pages.count / 4);
+    pages_check_all(&pages);
+    pages_drop_all(&pages);
+    pages_free(&pages);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -217,5 +260,6 @@ int main(int argc, char **argv)
     g_test_add_func("/pool/compact/refuse", test_refuse);
     g_test_add_func("/pool/compact/transition", test_transition);
     g_test_add_func("/pool/compact/held", test_held);
+    g_test_add_func("/pool/compact/in-hand", test_in_hand);
     return g_test_run();
 }
