@@ -112,7 +112,7 @@ class VM:
 
     def __init__(self, name, memory=512 * MIB, limit=None, smp=1,
                  memswap='', accel='tcg,thread=multi', guest=True,
-                 maxmem=None, append='', args=(), daemonize=False,
+                 maxmem=None, append='', args=(), daemonize=False, prefix=(),
                  initrd=os.path.join(GUEST, 'initramfs.cpio.gz')):
         self.name = name
         self.limit = limit
@@ -131,8 +131,9 @@ class VM:
         ram = f'{memory // MIB}M'
         if maxmem:
             ram += f',slots=8,maxmem={maxmem // MIB}M'
+        # The prefix is a command that becomes the one behind it.
         self._command = [
-            'setpriv', '--pdeathsig', 'KILL', QEMU, '-name', name,
+            *prefix, 'setpriv', '--pdeathsig', 'KILL', QEMU, '-name', name,
             '-nodefaults', '-no-user-config', '-display', 'none',
             '-machine', 'q35', '-accel', accel, '-cpu', 'max',
             '-smp', str(smp), '-m', ram, '-pidfile', self.path('pid'),

@@ -15,6 +15,8 @@ METRICS = {
     'p999': ('ns', 'lower'),
     'max': ('ns', 'lower'),
     'cpu': ('us/touch', 'lower'),
+    'time': ('s', 'lower'),
+    'cpu_seconds': ('s', 'lower'),
     'slow_p50': ('ns', 'lower'),
     'slow_p99': ('ns', 'lower'),
     'slow_mean': ('ns', 'lower'),

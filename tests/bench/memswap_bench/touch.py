@@ -61,6 +61,13 @@ class Work:
     seed: int = 1
     more: tuple = ()            # further arguments
 
+    def shortened(self):
+        """For bench-quick."""
+        return replace(self, seconds=2, warmup_seconds=4)
+
+    def lasting(self, seconds):
+        return replace(self, seconds=seconds)
+
     @property
     def limit(self):
         return int(self.size * self.resident)

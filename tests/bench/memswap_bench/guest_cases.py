@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cases that boot a guest: QEMU as a whole, under TCG."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+from .case import Case, Reference
+from .guest import default_ram, memfd, memswap, zram
+from .machine import Unable
+
+GIB = 1 << 30
+TIMEOUT = 900
+PAGE_CLUSTERS = (0, 3)
+
+
+@dataclass(frozen=True)
+class Churn:
+    """tests/functional/guest/churn.c: touches pages, checks every byte.
+
+    In its phases {seconds}, {warmup} and {passes} are filled in.
+    """
+    name: str
+    warm: str                   # phases that are not measured
+    measured: str
+    resident: float = 0.5       # of the RAM
+    memory: int = GIB
+    mib: int = 700              # that are touched
+    seconds: float = 10
+    warmup_seconds: float = 10
+    passes: int = 6
+    args: tuple = ()
+
+    def shortened(self):
+        """For bench-quick."""
+        return dataclasses.replace(self, seconds=5, warmup_seconds=4,
+                                   passes=2)
+
+    def lasting(self, seconds):
+        """As long as the user wishes."""
+        return dataclasses.replace(self, seconds=seconds)
+
+    def limit(self, _needs):
+        return int(self.memory * self.resident)
+
+    def run(self, vm, meter):
+        phases = f'{self.warm} wait {self.measured} wait'.format(
+            seconds=max(1, round(self.seconds)), passes=self.passes,
+            warmup=max(1, round(self.warmup_seconds)))
+        job = vm.agent.start(f'churn -m {self.mib} {phases}')
+        job.wait_line('^waiting', TIMEOUT)
+        after = len(job.lines)
+        meter.start()
+        job.send()
+        job.wait_line('^waiting', TIMEOUT, after)
+        meter.stop()
+        found = [re.match(r'phase .* pages=(\d+) .* rate=(\d+) .* '
+                          r'wrong=(\d+)', line) for line in job.lines[after:]]
+        found = [each for each in found if each]
+        touches = sum(int(each[1]) for each in found)
+        seconds = sum(int(each[1]) / int(each[2]) for each in found)
+        if not touches:
+            raise Unable(f'nothing was touched: {job.lines[-3:]}')
+        return {'touches': touches, 'rate': touches / seconds,
+                'wrong': int(found[-1][3])}
+
+
+def kernel():
+    """The kernel's swap, with and without read-ahead."""
+    return Reference([zram(cluster) for cluster in PAGE_CLUSTERS])
+
+
+def pressure():
+    """Half of the RAM may be resident."""
+    works = (Churn('guest/touch-random', 'fill random:{warmup}s',
+                   'random:{seconds}s'),
+             Churn('guest/touch-sequential', 'fill seq:1', 'seq:{passes}'))
+    for work in works:
+        yield Case(work.name, work, memswap(), [kernel()], quick=True)
+
+
+def idle():
+    """Nothing to take: what does memswap cost all the same?"""
+    program = ' '.join(['random:400000 seq:2'] * 2)
+    for name, side in (('no-pressure', memfd()),
+                       ('default-ram', default_ram())):
+        work = Churn(f'idle/{name}', 'fill seq:1', program, resident=1)
+        yield Case(work.name, work, memswap(limited=False),
+                   [Reference([side])])
+
+
+def cases():
+    return [*pressure(), *idle()]
