@@ -28,11 +28,25 @@ METRICS = {
 }
 
 
+# Each case has one of these.
+MAIN = ('rate', 'time', 'speed')
+
+
+def main_metric(metrics):
+    """The one that tells most, of those that a case has."""
+    return next(name for name in MAIN if name in metrics)
+
+
+def figure(value):
+    """A value of such a metric, for reading."""
+    return f'{value:,.0f}' if value >= 1000 else f'{value:.2f}'
+
+
 @dataclass
 class Reference:
     """One or several sides, of which the best is the reference."""
     sides: list
-    pairs: int = 0              # 0: as many as asked for
+    pairs: int = 0              # at most; 0: as many as asked for
 
 
 @dataclass
@@ -42,7 +56,9 @@ class Case:
     memswap: object             # a side; see touch.Side
     references: list = field(default_factory=list)
     quick: bool = False         # a part of bench-quick
-    rate: str = 'rate'          # the metric to choose the best side by
+    rate: str = 'rate'          # the metric to choose the best side by;
+                                # one of MAIN
+    unit: str = ''              # of that metric, if not as in METRICS
 
 
 def ratio(memswap, reference):
@@ -58,6 +74,8 @@ def results(case, reference, pairs):
                   if metric in ours and metric in theirs]
         if len(values) < len(pairs):
             continue
+        if metric == case.rate and case.unit:
+            unit = case.unit
         ours, theirs = zip(*values)
         ratios = [ratio(*pair) for pair in values]
         known = [value for value in ratios if value is not None]
@@ -102,14 +120,15 @@ class Runner:
                 reason = why
                 continue
             rates[number] = figures[case.rate]
-            self.say(f'{what}: {figures[case.rate]:,.0f}')
+            self.say(f'{what}: {figure(figures[case.rate])}')
         if not rates:
             raise Unable(str(reason))
-        return reference.sides[max(rates, key=rates.get)]
+        best = max if METRICS[case.rate][1] == 'higher' else min
+        return reference.sides[best(rates, key=rates.get)]
 
     def compare(self, case, reference):
         side = self.choose(case, reference)
-        number = reference.pairs or self.pairs
+        number = min(reference.pairs or self.pairs, self.pairs)
         pairs = []
         for i in range(number):
             figures = {}
@@ -119,8 +138,8 @@ class Runner:
             pairs.append((figures[case.memswap.name], figures[side.name]))
             ours, theirs = pairs[-1]
             self.say(f'{case.name}: pair {i + 1} of {number}: memswap '
-                     f'{ours[case.rate]:,.0f}, {side.name} '
-                     f'{theirs[case.rate]:,.0f}, ratio '
+                     f'{figure(ours[case.rate])}, {side.name} '
+                     f'{figure(theirs[case.rate])}, ratio '
                      f'{ours[case.rate] / theirs[case.rate]:.2f}')
         self.objects += results(case, side, pairs)
 

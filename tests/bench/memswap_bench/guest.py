@@ -127,10 +127,11 @@ def mapped_resident(pid, begin, size):
 class Side:
     """Who keeps guest RAM within its limit.
 
-    The work that it is given has name, memory (bytes of guest RAM), args
-    (more of QEMU's arguments), limit(needs) (bytes of guest RAM that may be
-    resident; needs is what measure_needs() returns), and run(vm, meter) that
-    returns figures by metric.
+    The work that it is given has name, needs_key (the same for works that
+    need the same), memory (bytes of guest RAM), args (more of QEMU's
+    arguments), limit(needs) (bytes of guest RAM that may be resident; needs
+    is what measure_needs() returns), and run(vm, meter) that returns figures
+    by metric.
     """
     name: str
     memswap: bool = False
@@ -275,10 +276,10 @@ def measure_needs(context, work):
     beyond: by QEMU, beyond guest RAM, page tables included; working_set: of
     guest RAM.
     """
-    needs = context.needs.get(work.name)
+    needs = context.needs.get(work.needs_key)
     if not needs:
         figures = memfd().run(context, work)
-        needs = context.needs[work.name] = {
+        needs = context.needs[work.needs_key] = {
             'beyond': figures['beyond'], 'working_set': figures['resident']}
         print(f'{work.name}: without a limit QEMU needs '
               f'{needs["working_set"] / MIB:.0f} MiB of guest RAM and '

@@ -40,6 +40,11 @@ class Churn:
         """As long as the user wishes."""
         return dataclasses.replace(self, seconds=seconds)
 
+    @property
+    def needs_key(self):
+        """No two need the same."""
+        return self.name
+
     def limit(self, _needs):
         return int(self.memory * self.resident)
 

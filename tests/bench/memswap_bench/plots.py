@@ -7,6 +7,10 @@ from .report import by_reference
 
 PLOTS = {
     'rate': 'Rate of touches, memswap / reference (higher is better)',
+    'time': 'Time of guest programs, memswap / reference '
+            '(lower is better)',
+    'speed': 'Speed of guest programs, memswap / reference '
+             '(higher is better)',
     'p99': '99th percentile of a touch, memswap / reference '
            '(lower is better)',
     'p999': '99.9th percentile of a touch, memswap / reference '

@@ -4,6 +4,8 @@
 import json
 import os
 
+from .case import figure, main_metric
+
 MIB = 1 << 20
 
 
@@ -24,10 +26,6 @@ def by_reference(objects):
     return table
 
 
-def number(value):
-    return '-' if value is None else f'{value:,.0f}'
-
-
 def fraction(metrics, name):
     value = metrics[name]['ratio'] if name in metrics else None
     return '-' if value is None else f'{value:.2f}'
@@ -45,18 +43,20 @@ def table(objects):
     """Lines of text; ratios are memswap's figure over the reference's."""
     rows = [('case', 'reference', 'memswap', 'reference', 'ratio', 'spread',
              'p99', 'p99.9', 'CPU', 'resident', 'pool', 'wrong'),
-            ('', '', 'touches/s', 'touches/s', '', 'of ratio', 'ratio',
+            ('', '', '', '', '', 'of ratio', 'ratio',
              'ratio', 'ratio', 'MiB', 'MiB', '')]
     for (case, reference), metrics in by_reference(objects).items():
-        rate = metrics['rate']
-        low, high = rate['spread'] or (0, 0)
+        main = main_metric(metrics)
+        unit = metrics[main]['unit']
+        low, high = metrics[main]['spread'] or (0, 0)
+        cpu = 'cpu' if 'cpu' in metrics else 'cpu_seconds'
         rows.append((
-            case, reference, number(rate['memswap']),
-            number(rate['reference']), fraction(metrics, 'rate'),
+            case, reference, f'{figure(metrics[main]["memswap"])} {unit}',
+            figure(metrics[main]['reference']), fraction(metrics, main),
             f'{low:.2f}-{high:.2f}', fraction(metrics, 'p99'),
-            fraction(metrics, 'p999'), fraction(metrics, 'cpu'),
+            fraction(metrics, 'p999'), fraction(metrics, cpu),
             both(metrics, 'resident'), both(metrics, 'pool_bytes'),
-            str(rate['wrong'])))
+            str(metrics[main]['wrong'])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ['  '.join(text.ljust(width) if i < 2 else text.rjust(width)
                       for i, (text, width) in enumerate(zip(row, widths)))

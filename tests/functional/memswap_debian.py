@@ -1,0 +1,123 @@
+"""Gets Debian's packages without installing them.
+
+Through apt with a configuration of its own: no root is needed, the system's
+sources and lists stay as they are.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+RELEASE = 'bookworm'
+
+
+class Failure(Exception):
+    """Ends the program with one line for the user."""
+
+
+def run(*command, cwd=None):
+    """Runs a command; its output is shown only if it fails."""
+    try:
+        done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, text=True, check=False,
+                              stderr=subprocess.STDOUT)
+    except FileNotFoundError as e:
+        raise Failure(f'{command[0]} is missing: install it') from e
+    if done.returncode:
+        sys.stderr.write(done.stdout)
+        raise Failure(f'{" ".join(command[:3])}... failed, see above')
+    return done.stdout
+
+
+def debian_mirror():
+    """The first Debian archive that the system's own apt sources name."""
+    if os.environ.get('DEBIAN_MIRROR'):
+        return os.environ['DEBIAN_MIRROR']
+    targets = run('apt-get', 'indextargets', '--format',
+                  '$(ORIGIN)|$(REPO_URI)', 'Created-By: Packages')
+    for line in targets.splitlines():
+        origin, _, uri = line.partition('|')
+        if origin == 'Debian' and 'security' not in uri:
+            return uri
+    # Sources without lists: apt can't tell the origin yet, the name can.
+    for path in glob.glob('/etc/apt/sources.list') + \
+            glob.glob('/etc/apt/sources.list.d/*'):
+        with open(path, encoding='utf-8', errors='replace') as f:
+            found = re.search(r'^(?:URIs:|deb(?: \[[^]]*\])?)\s+'
+                              r'(\S+/debian)/?(?:\s|$)', f.read(), re.M)
+        if found:
+            return found.group(1)
+    raise Failure('no Debian archive among the apt sources: '
+                  'set DEBIAN_MIRROR to the URI of one')
+
+
+class Apt:
+    """An apt of our own in a directory, with one source.
+
+    What it downloads for unpack() is kept beside that directory.
+    """
+
+    def __init__(self, directory):
+        self._downloads = os.path.dirname(directory)
+        self._archives = os.path.join(directory, 'cache', 'archives')
+        keyring = '/usr/share/keyrings/debian-archive-keyring.gpg'
+        if not os.path.exists(keyring):
+            raise Failure('apt install debian-archive-keyring')
+        for sub in ('lists/partial', 'cache/archives/partial', 'empty'):
+            os.makedirs(os.path.join(directory, sub), exist_ok=True)
+        source = os.path.join(directory, 'sources.list')
+        with open(source, 'w', encoding='ascii') as f:
+            f.write(f'deb [arch=amd64 signed-by={keyring}] '
+                    f'{debian_mirror()} {RELEASE} main\n')
+        options = {
+            'Dir::Etc::sourcelist': source,
+            'Dir::Etc::sourceparts': os.path.join(directory, 'empty'),
+            'Dir::Etc::preferences': '/dev/null',
+            'Dir::Etc::preferencesparts': os.path.join(directory, 'empty'),
+            'Dir::State::lists': os.path.join(directory, 'lists'),
+            'Dir::State::status': '/dev/null',
+            'Dir::Cache': os.path.join(directory, 'cache'),
+            'Acquire::Languages': 'none',
+            'Acquire::Retries': '3',
+        }
+        if os.geteuid() == 0:
+            options['APT::Sandbox::User'] = 'root'
+        self._options = [part for name, value in options.items()
+                         for part in ('-o', f'{name}={value}')]
+
+    def update(self):
+        run('apt-get', *self._options, '-qq', 'update')
+
+    def kernel(self, package):
+        """The package that a kernel's meta package stands for."""
+        shown = run('apt-cache', *self._options, 'show', package)
+        found = re.search(r'^Depends:.*?(linux-image-\S+)', shown, re.M)
+        if not found:
+            raise Failure(f'{package} depends on no kernel')
+        return found.group(1)
+
+    def unpack(self, package, directory):
+        """Downloads a package and extracts its files."""
+        for old in glob.glob(os.path.join(self._downloads,
+                                          f'{package}_*.deb')):
+            os.unlink(old)
+        run('apt-get', *self._options, '-qq', 'download', package,
+            cwd=self._downloads)
+        found = glob.glob(os.path.join(self._downloads, f'{package}_*.deb'))
+        part = directory + '.part'
+        shutil.rmtree(part, ignore_errors=True)
+        run('dpkg', '-x', found[0], part)
+        shutil.rmtree(directory, ignore_errors=True)
+        os.rename(part, directory)
+
+    def download(self, *packages):
+        """Downloads packages and all they depend on; returns the files."""
+        run('apt-get', *self._options, '-qq', 'clean')
+        run('apt-get', *self._options, '-qq', '-y', '--download-only',
+            '--no-install-recommends', 'install', *packages)
+        return sorted(glob.glob(os.path.join(self._archives, '*.deb')))
