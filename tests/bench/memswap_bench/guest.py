@@ -36,6 +36,8 @@ PAGE = 4096
 STEER_EVERY = 1
 # Of the group's limit: from here on it is what holds guest RAM back.
 NEARLY = 0.98
+# Times what may be resident: the comparison isn't fair any more.
+TOO_MUCH = 1.05
 # Joins the control group, then becomes what follows.
 JOIN = 'echo $$ > "$0" && exec "$@"'
 
@@ -81,7 +83,7 @@ class Steering:
         excess = self.resident() - self.target
         if excess < 0 and self.cgroup.usage() < self.limit * NEARLY:
             return                  # it doesn't want more
-        # By halves: what is taken or given isn't all guest RAM.
+        # By halves: the kernel kills a group that has to give much at once.
         limit = min(self.most, self.limit - excess // 2 // PAGE * PAGE)
         if limit != self.limit:
             self.cgroup.limit(limit)
@@ -167,7 +169,9 @@ class Side:
             if self.swap:
                 steering = Steering(cgroup, limit, needs['beyond'])
             vm = self.make_vm(context, work, cgroup, limit)
-            return self.step(vm, keeper, steering, store, work)
+            figures = self.step(vm, keeper, steering, store, work)
+            self.tell(work, figures, limit if self.limited else None)
+            return figures
         finally:
             context.machine.undo(mark)
 
@@ -208,7 +212,6 @@ class Side:
         finally:
             keeper.stop()
             vm.kill()
-        self.tell(work, figures)
         return figures
 
     def find_ram(self, vm, work):
@@ -236,7 +239,7 @@ class Side:
             figures['memory'] += figures['pool_bytes']
         return figures
 
-    def tell(self, work, figures):
+    def tell(self, work, figures, limit):
         """Who is within which limit, for who reads along."""
         parts = [f'RAM resident {figures["resident"] / MIB:.0f} of '
                  f'{work.memory / MIB:.0f} MiB']
@@ -248,6 +251,9 @@ class Side:
                          (' of these' if self.memswap else ''))
         print(f'{work.name}: {self.name}: {", ".join(parts)}, '
               f'CPU {figures["cpu_seconds"]:.1f} s', flush=True)
+        if limit and figures['resident'] > limit * TOO_MUCH:
+            print(f'{work.name}: {self.name}: more is resident than the '
+                  f'{limit / MIB:.0f} MiB that may be', flush=True)
 
 
 def memswap(limited=True):
