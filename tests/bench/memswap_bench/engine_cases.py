@@ -65,7 +65,7 @@ def huge():
     yield Case('engine/hot-huge', Work(
         size=2 * GIB, resident=1, whole_warmup=True), memswap(
             *INLINE, *HUGE, work={'resident': 1.25}),
-        [Reference([no_limit(thp=True)])], quick=True)
+        [Reference([no_limit(thp=True)])])
     hot_third = ('--hot-percent', '33', '--hot-touches', '99')
     yield case('engine/mixed-huge', pattern='hotset', more=hot_third,
                whole_warmup=True, thp=True, options=HUGE)

@@ -23,7 +23,6 @@ IMAGE = os.path.join(GUEST, 'programs.ext4')
 PROGRAMS = ('redis', 'matrix', 'bfs', 'sort', 'sqlite', 'python', 'compile')
 # Percent of the working set; the first has no number in its cases' names.
 RESIDENT = (50, 100, 75, 35)
-QUICK = ('matrix', 'bfs')
 PAIRS = 3
 SETUP = ('mount -t ext4 -o ro /dev/vda /mnt && '
          'mount -t tmpfs -o size=90% tmpfs /mnt/tmp && '
@@ -101,7 +100,6 @@ def programs():
             work = Program(name, program, percent, said=said)
             yield Case(name, work, memswap(), [Reference(
                 [zram(cluster) for cluster in PAGE_CLUSTERS], PAIRS)],
-                       quick=percent == RESIDENT[0] and program in QUICK,
                        rate=work.metric,
                        unit='requests/s' if program == 'redis' else '')
 
