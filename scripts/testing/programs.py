@@ -203,9 +203,12 @@ def meson_programs(meson, build, logs, wants, prefix=(), env=None, slower=1):
 
 def targets(programs, build):
     """What Ninja has to build for these programs."""
+    # QEMU's own Python is of its configure's making.
+    made = os.path.join(build, 'pyvenv') + os.sep
     names = set()
     for program in programs:
         for argument in program.command:
-            if argument.startswith(build + os.sep):
+            if argument.startswith(build + os.sep) and \
+                    not argument.startswith(made):
                 names.add(os.path.relpath(argument, build))
     return sorted(names)
