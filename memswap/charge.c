@@ -66,6 +66,12 @@ void memswap_uncharge(MemswapEngine *engine, uint64_t size)
     }
 }
 
+bool memswap_has_room(MemswapEngine *engine)
+{
+    return atomic_load(&engine->charged) + atomic_load(&engine->reserve_high)
+           <= atomic_load(&engine->limit);
+}
+
 void memswap_set_limit(MemswapEngine *engine, uint64_t limit)
 {
     atomic_store(&engine->limit, limit);

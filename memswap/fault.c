@@ -84,7 +84,7 @@ static int fill_zero(Fill *fill)
     int ret = huge ? memswap_uffd_copy(uffd, fill->host,
                                        fill->engine->hugetlb.zeroes, size,
                                        NULL) :
-              memswap_uffd_zero(uffd, fill->host, size);
+              memswap_uffd_zero(uffd, fill->host, size, NULL);
 
     if (ret == -EEXIST) {
         /* What was never ours is right as it is. */

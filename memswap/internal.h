@@ -376,6 +376,8 @@ bool memswap_page_cached(MemswapBlock *block, uint64_t page);
 /* Count @size bytes in; with @force, even past the limit. */
 bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force);
 void memswap_uncharge(MemswapEngine *engine, uint64_t size);
+/* Is there so much room that nothing has to be evicted for a while? */
+bool memswap_has_room(MemswapEngine *engine);
 /* What is charged already may stay until it is reclaimed. */
 void memswap_set_limit(MemswapEngine *engine, uint64_t limit);
 

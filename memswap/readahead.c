@@ -12,6 +12,11 @@
  * ahead the last time.  Threads that write this at once spoil each other's
  * guess, nothing more.
  *
+ * Memory that is touched for the first time is treated alike, as long as there
+ * is room: a guest that boots or fills its memory then has one fault for many
+ * pages.  Only a fault of that kind leads to it, so that no more is put in
+ * place than as much again as was touched.
+ *
  * The rules of fault.c hold for each page: nothing is put in place but in
  * FILLING, and zapping is looked at after that.  A page that meets any
  * trouble goes back to what it was, and the fault that may come for it deals
@@ -36,12 +41,21 @@
 #define STREAM_EXPECTED(stream) ((stream) & 0xffffu)
 #define STREAM_WINDOW(stream) ((stream) >> 16)
 
+/* How pages are put in place. */
+typedef enum RunKind {
+    RUN_NONE,                   /* not by us */
+    RUN_ABSENT,                 /* zeroes */
+    RUN_STORED,                 /* a copy: STORED or ZERO before */
+    RUN_TRIAL,                  /* only mapped */
+} RunKind;
+
 /* Pages side by side that this thread has in FILLING. */
 typedef struct Run {
     MemswapBlock *block;
+    bool absent;                /* absent pages may be brought in */
     uint64_t first;
     unsigned int n;
-    bool stored;                /* STORED or ZERO before; else TRIAL */
+    RunKind kind;
     uint64_t old[RUN_PAGES];    /* the words before */
 } Run;
 
@@ -76,6 +90,23 @@ static void put_buffer(MemswapEngine *engine, uint8_t *buffer)
     atomic_fetch_and(&engine->ahead_busy, ~(UINT64_C(1) << i));
 }
 
+static RunKind run_kind(const Run *run, MemswapState state)
+{
+    switch (state) {
+    case MEMSWAP_ABSENT:
+        /* it may never be touched: not at the cost of others */
+        return run->absent && memswap_has_room(run->block->engine) ?
+               RUN_ABSENT : RUN_NONE;
+    case MEMSWAP_STORED:
+    case MEMSWAP_ZERO:
+        return RUN_STORED;
+    case MEMSWAP_TRIAL:
+        return RUN_TRIAL;
+    default:
+        return RUN_NONE;
+    }
+}
+
 /* Take the next pages that are alike into FILLING. */
 static void run_gather(Run *run, uint64_t page, uint64_t end)
 {
@@ -87,22 +118,20 @@ static void run_gather(Run *run, uint64_t page, uint64_t end)
     for (; page < end && run->n < RUN_PAGES; page++) {
         MemswapWord *word = &run->block->words[page];
         uint64_t old = memswap_word_load(word);
-        MemswapState state = memswap_word_state(old);
-        bool stored = state == MEMSWAP_STORED || state == MEMSWAP_ZERO;
+        RunKind kind = run_kind(run, memswap_word_state(old));
 
-        if ((!stored && state != MEMSWAP_TRIAL) ||
-            (run->n && stored != run->stored) ||
-            (stored && !memswap_charge(engine, size, false))) {
+        if (kind == RUN_NONE || (run->n && kind != run->kind) ||
+            (kind != RUN_TRIAL && !memswap_charge(engine, size, false))) {
             return;
         }
         if (!memswap_word_cas(word, &old, memswap_word_with_state(
                                               old, MEMSWAP_FILLING))) {
-            if (stored) {
+            if (kind != RUN_TRIAL) {
                 memswap_uncharge(engine, size);
             }
             return;
         }
-        run->stored = stored;
+        run->kind = kind;
         run->old[run->n++] = old;
     }
 }
@@ -112,12 +141,17 @@ static unsigned int run_place(Run *run, uint8_t *buffer)
 {
     MemswapBlock *block = run->block;
     void *host = memswap_page_host(block, run->first);
+    int uffd = block->engine->uffd;
+    size_t size = run->n << block->page_shift;
     unsigned int n = 0;
     size_t done;
 
-    if (!run->stored) {
-        memswap_uffd_continue(block->engine->uffd, host,
-                              run->n << block->page_shift, &done);
+    if (run->kind != RUN_STORED) {
+        if (run->kind == RUN_TRIAL) {
+            memswap_uffd_continue(uffd, host, size, &done);
+        } else {
+            memswap_uffd_zero(uffd, host, size, &done);
+        }
         return done >> block->page_shift;
     }
     while (n < run->n &&
@@ -125,8 +159,7 @@ static unsigned int run_place(Run *run, uint8_t *buffer)
                                buffer + (n << block->page_shift))) {
         n++;
     }
-    memswap_uffd_copy(block->engine->uffd, host, buffer,
-                      n << block->page_shift, &done);
+    memswap_uffd_copy(uffd, host, buffer, n << block->page_shift, &done);
     return done >> block->page_shift;
 }
 
@@ -136,7 +169,7 @@ static void run_undo(Run *run, unsigned int i)
     MemswapBlock *block = run->block;
     MemswapState state = memswap_word_state(run->old[i]);
 
-    if (run->stored) {
+    if (run->kind != RUN_TRIAL) {
         memswap_uncharge(block->engine, block->page_size);
         memswap_page_settle(block, run->first + i, state, 0,
                             memswap_word_handle(run->old[i]));
@@ -148,16 +181,17 @@ static void run_undo(Run *run, unsigned int i)
 }
 
 /*
- * Bring in the pages from @page on, as far as it goes.  Returns how many;
- * *@stored says how many of them had left the page cache.
+ * Bring in the pages from @page on, as far as it goes, those that were never
+ * touched only if @absent says so.  Returns how many; *@stored says how many
+ * of them had left the page cache.
  */
 static unsigned int bring_in(MemswapBlock *block, uint64_t page, uint64_t end,
-                             unsigned int *stored)
+                             bool absent, unsigned int *stored)
 {
     MemswapEngine *engine = block->engine;
     MemswapRegion *region = memswap_page_region(block, page);
     uint8_t *buffer = take_buffer(engine);
-    Run run = { .block = block };
+    Run run = { .block = block, .absent = absent };
     unsigned int total = 0;
 
     while (buffer && page < end) {
@@ -180,7 +214,7 @@ static unsigned int bring_in(MemswapBlock *block, uint64_t page, uint64_t end,
             }
         }
         total += placed;
-        *stored += run.stored ? placed : 0;
+        *stored += run.kind == RUN_STORED ? placed : 0;
         page += placed;
         if (placed < run.n) {
             break;
@@ -239,11 +273,12 @@ void memswap_readahead(MemswapBlock *block, uint64_t page,
                                            memory_order_relaxed);
     uint64_t window = 0;
     bool goes, entered = false;
-    unsigned int stored = kind != MEMSWAP_FAULT_TRIAL;
+    unsigned int stored = kind == MEMSWAP_FAULT_STORED ||
+                          kind == MEMSWAP_FAULT_SAME;
 
     if (!limit || block->region_pages == 1 ||
-        (kind != MEMSWAP_FAULT_STORED && kind != MEMSWAP_FAULT_SAME &&
-         kind != MEMSWAP_FAULT_TRIAL)) {
+        (!stored && kind != MEMSWAP_FAULT_TRIAL &&
+         kind != MEMSWAP_FAULT_ABSENT)) {
         return;
     }
     goes = goes_on(block, first, stream, page);
@@ -268,7 +303,8 @@ void memswap_readahead(MemswapBlock *block, uint64_t page,
     }
     page++;
     if (window) {
-        page += bring_in(block, page, MIN(end, page + window), &stored);
+        page += bring_in(block, page, MIN(end, page + window),
+                         kind == MEMSWAP_FAULT_ABSENT, &stored);
         atomic_fetch_add_explicit(&region->streamed, stored,
                                   memory_order_relaxed);
     }

@@ -139,11 +139,12 @@ int memswap_uffd_copy(int uffd, void *dst, const void *src, size_t size,
     return error;
 }
 
-int memswap_uffd_zero(int uffd, void *dst, size_t size)
+int memswap_uffd_zero(int uffd, void *dst, size_t size, size_t *zeroed)
 {
     size_t done = 0;
+    int error = 0;
 
-    while (done < size) {
+    while (done < size && !error) {
         struct uffdio_zeropage args = {
             .range = { .start = (uintptr_t)dst + done, .len = size - done },
         };
@@ -153,11 +154,14 @@ int memswap_uffd_zero(int uffd, void *dst, size_t size)
             done += args.zeropage;
         } else if (ret == -EAGAIN) {
             sched_yield();
-        } else if (ret && ret != -EINTR) {
-            return ret;
+        } else if (ret != -EINTR) {
+            error = ret;
         }
     }
-    return 0;
+    if (zeroed) {
+        *zeroed = done;
+    }
+    return error;
 }
 
 int memswap_uffd_continue(int uffd, void *start, size_t size,

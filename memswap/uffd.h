@@ -34,12 +34,13 @@ int memswap_uffd_unregister(int uffd, void *start, size_t size);
 /*
  * Put pages in place, up to the first that is there already: -EEXIST, and
  * nobody is woken.  -ENOMEM when the host has none, -ENOENT or -ESRCH if the
- * range is gone.  *@copied, which may be NULL, says how many bytes are.  On
- * hugetlbfs there is no zero, and -EEXIST may mean that no hugepage is free.
+ * range is gone.  *@copied and *@zeroed, which may be NULL, say how many bytes
+ * are.  On hugetlbfs there is no zero, and -EEXIST may mean that no hugepage
+ * is free.
  */
 int memswap_uffd_copy(int uffd, void *dst, const void *src, size_t size,
                       size_t *copied);
-int memswap_uffd_zero(int uffd, void *dst, size_t size);
+int memswap_uffd_zero(int uffd, void *dst, size_t size, size_t *zeroed);
 
 /*
  * Map what is in the page cache already.  -EEXIST if it is mapped, and nobody

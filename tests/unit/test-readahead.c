@@ -5,19 +5,36 @@
  */
 
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "harness.h"
 
 #define WINDOW_MAX 16
 
-static Harness *harness_evicted(uint64_t readahead, uint64_t n)
+static void set_readahead(Harness *h, uint64_t readahead)
 {
-    Harness *h = harness_new(&(HarnessOptions) {
-        .size = 8 * MIB, .readahead = readahead,
-    });
+    MemswapSettings settings;
+
+    memswap_get_settings(h->engine, &settings);
+    settings.readahead = readahead;
+    g_assert_cmpint(memswap_set_settings(h->engine, &settings, NULL), ==, 0);
+}
+
+/* The first @n pages have been written, one by one; none is ahead. */
+static Harness *harness_written(uint64_t readahead, uint64_t n)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
 
     write_pages(h, 0, n);
+    set_readahead(h, readahead);
+    return h;
+}
+
+static Harness *harness_evicted(uint64_t readahead, uint64_t n)
+{
+    Harness *h = harness_written(readahead, n);
+
     g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, n * PAGE);
     return h;
 }
@@ -111,12 +128,9 @@ static void test_passed(void)
 /* Pages on trial are mapped on the way, and not on trial any more. */
 static void test_trial(void)
 {
-    Harness *h = harness_new(&(HarnessOptions) {
-        .size = 4 * MIB, .readahead = WINDOW_MAX * PAGE,
-    });
+    Harness *h = harness_written(WINDOW_MAX * PAGE, 50);
     MemswapStats stats;
 
-    write_pages(h, 0, 50);
     /* One leaves; the others are on trial. */
     g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
     stats = stats_of(h);
@@ -136,7 +150,6 @@ static void test_no_room(void)
 {
     Harness *h = harness_new(&(HarnessOptions) {
         .size = 8 * MIB, .limit = MEMSWAP_MIN_LIMIT,
-        .readahead = WINDOW_MAX * PAGE,
     });
     uint64_t n = MEMSWAP_MIN_LIMIT / PAGE;
     MemswapStats stats;
@@ -144,6 +157,7 @@ static void test_no_room(void)
     write_pages(h, 0, n);
     g_assert_cmpuint(memswap_reclaim(h->engine, 20 * PAGE), ==, 20 * PAGE);
     write_pages(h, n, 13);
+    set_readahead(h, WINDOW_MAX * PAGE);
     /* Room for 7: 0, 1, and of 2-5 all, then one more. */
     check_pages(h, 0, 7);
     stats = stats_of(h);
@@ -206,6 +220,87 @@ static void test_there_already(void)
     harness_free(h);
 }
 
+/* The first touches of pages, in order: zeroes are put in place ahead. */
+static void test_absent(void)
+{
+    Harness *h = harness_written(WINDOW_MAX * PAGE, 0);
+    MemswapStats stats;
+
+    write_pages(h, 0, 50);
+    stats = stats_of(h);
+    /* 0, 1, 6, 15, 32, 49 */
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT], ==, 6);
+    g_assert_cmpuint(stats.readahead, ==, 4 + 8 + 3 * 16);
+    g_assert_cmpuint(stats.resident, ==, 66 * PAGE);
+    for (uint64_t page = 50; page < 66; page++) {
+        g_assert_cmpint(ram_state(&h->ram, page), ==, MEMSWAP_RESIDENT);
+        ram_check(h, page, 0);
+    }
+    check_pages(h, 0, 50);
+    harness_check(h);
+    harness_free(h);
+}
+
+/* Not at the cost of what is in use: no room to spare, nothing ahead. */
+static void test_absent_no_room(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 8 * MIB, .limit = MEMSWAP_MIN_LIMIT,
+        .readahead = WINDOW_MAX * PAGE,
+    });
+    uint64_t n = MEMSWAP_MIN_LIMIT / PAGE;
+    MemswapStats stats;
+
+    write_pages(h, 0, n);
+    stats = stats_of(h);
+    /* up to the last page that there is room for */
+    g_assert_cmpuint(stats.resident, ==, MEMSWAP_MIN_LIMIT);
+    g_assert_cmpuint(stats.evictions, ==, 0);
+    g_assert_cmpuint(stats.stalls, ==, 0);
+    g_assert_cmpuint(stats.overshoots, ==, 0);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT] + stats.readahead,
+                     ==, n);
+    write_pages(h, n, 20);
+    g_assert_cmpuint(stats_of(h).readahead, ==, stats.readahead);
+    check_pages(h, 0, n + 20);
+    harness_check(h);
+    harness_free(h);
+}
+
+/* Discarded pages that lie ahead are put in place as zeroes, once more. */
+static void test_absent_discarded(void)
+{
+    Harness *h = harness_evicted(WINDOW_MAX * PAGE, 40);
+
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + 10 * PAGE,
+                                    20 * PAGE), ==, 0);
+    check_pages(h, 0, 10);
+    for (uint64_t page = 10; page < 30; page++) {
+        ram_check(h, page, 0);
+    }
+    check_pages(h, 30, 10);
+    harness_check(h);
+    harness_free(h);
+}
+
+/* A page that got into the page cache without us is as it is. */
+static void test_absent_there_already(void)
+{
+    Harness *h = harness_written(WINDOW_MAX * PAGE, 0);
+    uint64_t page[PAGE / sizeof(uint64_t)];
+
+    page_build(page, 12345);
+    g_assert_cmpint(pwrite(h->ram.fd, page, PAGE, 4 * PAGE), ==, PAGE);
+    write_pages(h, 0, 2);
+    g_assert_cmpuint(stats_of(h).readahead, ==, 2);
+    g_assert_cmpint(ram_state(&h->ram, 3), ==, MEMSWAP_RESIDENT);
+    g_assert_cmpint(ram_state(&h->ram, 4), ==, MEMSWAP_ABSENT);
+    g_assert_cmpint(memcmp(h->ram.host + 4 * PAGE, page, PAGE), ==, 0);
+    check_pages(h, 0, 2);
+    harness_check(h);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -218,5 +313,10 @@ int main(int argc, char **argv)
     g_test_add_func("/readahead/no-room", test_no_room);
     g_test_add_func("/readahead/damaged", test_damaged);
     g_test_add_func("/readahead/there-already", test_there_already);
+    g_test_add_func("/readahead/absent/ahead", test_absent);
+    g_test_add_func("/readahead/absent/no-room", test_absent_no_room);
+    g_test_add_func("/readahead/absent/discarded", test_absent_discarded);
+    g_test_add_func("/readahead/absent/there-already",
+                    test_absent_there_already);
     return g_test_run();
 }
