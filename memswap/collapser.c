@@ -20,6 +20,8 @@
 /* Percent of one CPU: in general, and while there is room. */
 #define BUDGET 1
 #define BUDGET_WITH_ROOM 25
+/* Percent of the time in which somebody may wait for a page of a collapse. */
+#define BUDGET_STALLS 1
 
 /* How often regions whose collapse failed are looked at. */
 #define TICK_NS 1000000000
@@ -32,12 +34,6 @@ static int64_t clock_now(clockid_t clock)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-static bool has_room(MemswapEngine *engine)
-{
-    return atomic_load(&engine->charged) + atomic_load(&engine->reserve_high)
-           <= atomic_load(&engine->limit);
-}
-
 void memswap_collapser_kick(MemswapEngine *engine)
 {
     atomic_fetch_add(&engine->huge_kick, 1);
@@ -46,13 +42,39 @@ void memswap_collapser_kick(MemswapEngine *engine)
     }
 }
 
-/* Sleep in proportion to the CPU time used since @since. */
-static void pace(MemswapEngine *engine, MemswapBlock *block, int64_t *since)
+/* What the budgets are held against. */
+typedef struct Pace {
+    MemswapEngine *engine;
+    int64_t cpu;                /* CPU time at the last sleep */
+    int64_t stalled;            /* since then, nanoseconds */
+} Pace;
+
+/*
+ * Collapse; if anybody met a page of it meanwhile, all of its time counts as
+ * a stall, which is at most what it was.
+ */
+static int collapse(Pace *pace, MemswapBlock *block, uint64_t number)
 {
-    int64_t used = clock_now(CLOCK_THREAD_CPUTIME_ID) - *since;
-    int64_t budget = has_room(engine) ? BUDGET_WITH_ROOM : BUDGET;
+    _Atomic uint64_t *waited = &pace->engine->faults[MEMSWAP_FAULT_WAITED];
+    uint64_t before = atomic_load(waited);
+    int64_t since = clock_now(CLOCK_MONOTONIC);
+    int ret = memswap_huge_collapse(block, number);
+
+    if (atomic_load(waited) != before) {
+        pace->stalled += clock_now(CLOCK_MONOTONIC) - since;
+    }
+    return ret;
+}
+
+/* Sleep in proportion to what was used since the last time. */
+static void rest(Pace *pace, MemswapBlock *block)
+{
+    MemswapEngine *engine = pace->engine;
+    int64_t used = clock_now(CLOCK_THREAD_CPUTIME_ID) - pace->cpu;
+    int64_t budget = memswap_has_room(engine) ? BUDGET_WITH_ROOM : BUDGET;
     int64_t end = clock_now(CLOCK_MONOTONIC) +
-                  used * (100 - budget) / budget;
+                  MAX(used * (100 - budget) / budget,
+                      pace->stalled * (100 - BUDGET_STALLS) / BUDGET_STALLS);
 
     while (true) {
         /* only the kick that stops us counts here */
@@ -65,7 +87,8 @@ static void pace(MemswapEngine *engine, MemswapBlock *block, int64_t *since)
         }
         memswap_futex_wait(&engine->huge_kick, seen, left);
     }
-    *since = clock_now(CLOCK_THREAD_CPUTIME_ID);
+    pace->cpu = clock_now(CLOCK_THREAD_CPUTIME_ID);
+    pace->stalled = 0;
 }
 
 static bool worth_it(MemswapBlock *block, MemswapRegion *region)
@@ -74,11 +97,12 @@ static bool worth_it(MemswapBlock *block, MemswapRegion *region)
 
     return atomic_load(&region->resident) == block->region_pages &&
            !(bits & MEMSWAP_HUGE_WHOLE) &&
-           ((bits & MEMSWAP_HUGE_WARM) || has_room(block->engine));
+           ((bits & MEMSWAP_HUGE_WARM) || memswap_has_room(block->engine));
 }
 
 /* True if it is to be tried again. */
-static bool try_region(MemswapBlock *block, uint64_t number, bool tick)
+static bool try_region(Pace *pace, MemswapBlock *block, uint64_t number,
+                       bool tick)
 {
     MemswapRegion *region = &block->regions[number];
     uint32_t one = 1u << MEMSWAP_HUGE_REST_SHIFT;
@@ -94,8 +118,7 @@ static bool try_region(MemswapBlock *block, uint64_t number, bool tick)
             atomic_store(&region->huge, bits - one);
         }
         again = true;
-    } else if (worth_it(block, region) &&
-               memswap_huge_collapse(block, number)) {
+    } else if (worth_it(block, region) && collapse(pace, block, number)) {
         bits = atomic_load(&region->huge);
         if (!(bits & MEMSWAP_HUGE_REST)) {
             /* somebody has one of its pages, or a pin */
@@ -110,7 +133,10 @@ static bool try_region(MemswapBlock *block, uint64_t number, bool tick)
 uint64_t memswap_collapser_pass(MemswapEngine *engine, bool paced, bool tick)
 {
     unsigned int n = atomic_load(&engine->n_slots);
-    int64_t since = clock_now(CLOCK_THREAD_CPUTIME_ID);
+    Pace pace = {
+        .engine = engine,
+        .cpu = clock_now(CLOCK_THREAD_CPUTIME_ID),
+    };
     uint64_t later = 0;
 
     for (unsigned int i = 0; i < n; i++) {
@@ -120,9 +146,9 @@ uint64_t memswap_collapser_pass(MemswapEngine *engine, bool paced, bool tick)
              !(paced && atomic_load(&engine->stop)) &&
              !atomic_load(&block->dead); k++) {
             if (worth_it(block, &block->regions[k])) {
-                later += try_region(block, k, tick);
+                later += try_region(&pace, block, k, tick);
                 if (paced) {
-                    pace(engine, block, &since);
+                    rest(&pace, block);
                 }
             }
         }
@@ -131,7 +157,7 @@ uint64_t memswap_collapser_pass(MemswapEngine *engine, bool paced, bool tick)
         }
     }
     if (paced) {
-        pace(engine, NULL, &since);
+        rest(&pace, NULL);
     }
     return later;
 }
