@@ -14,7 +14,8 @@
  * cache sizing").  What a sequence of faults brings in over a distance that
  * is a good part of all memory will be gone before the sequence comes around,
  * whatever is done; left to itself it would also push out everything else.
- * So the regions behind such a sequence are the first to go.
+ * The same if the sequence itself came by that long ago.  So the regions
+ * behind such a sequence are the first to go.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -27,6 +28,8 @@
 #define LITTLE 8
 /* A distance that is at least this part of memory is too far to wait for. */
 #define FAR 2
+/* Pages evicted since a sequence left a region, and it is still going on. */
+#define STREAMING (4 * MEMSWAP_REGION_SIZE / 4096)
 
 /* MemswapRegion.age: rounds left to pass, and how many the last time. */
 #define AGE(left, rounds) ((uint32_t)(rounds) << 8 | (left))
@@ -85,17 +88,44 @@ void memswap_age_refaulted(MemswapEngine *engine, MemswapRegion *region)
 void memswap_age_behind(MemswapBlock *block, uint64_t number)
 {
     MemswapEngine *engine = block->engine;
+    MemswapRegion *region = &block->regions[number];
     uint64_t memory = atomic_load(&engine->charged) >> block->page_shift;
+    uint32_t now = atomic_load(&engine->evictions);
+    uint32_t passed = atomic_exchange_explicit(&region->passed_at, now,
+                                               memory_order_relaxed);
+    uint32_t distance = memswap_refault_distance(engine, region);
     uint32_t at;
 
-    if (memswap_refault_distance(engine, &block->regions[number]) <
-        memory / FAR) {
+    if (passed) {
+        /* the clock may have taken it just before the sequence came */
+        distance = MAX(distance, now - passed);
+    }
+    if (distance < memory / FAR) {
         return;
     }
     at = atomic_fetch_add(&engine->behind_next, 1) % MEMSWAP_BEHIND_MAX;
     /* what was there is for the clock */
     atomic_store(&engine->behind[at], (uint64_t)(block->slot + 1) <<
                  MEMSWAP_OWNER_SHIFT | number);
+    atomic_store(&engine->behind_at, now);
+    memswap_evictors_behind(engine);
+}
+
+bool memswap_age_any_behind(MemswapEngine *engine)
+{
+    for (unsigned int i = 0; i < MEMSWAP_BEHIND_MAX; i++) {
+        if (atomic_load(&engine->behind[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool memswap_age_streaming(MemswapEngine *engine)
+{
+    return atomic_load(&engine->behind_next) &&
+           (uint32_t)atomic_load(&engine->evictions) -
+           atomic_load(&engine->behind_at) < STREAMING;
 }
 
 MemswapBlock *memswap_age_take_behind(MemswapEngine *engine, uint64_t *number)

@@ -54,20 +54,53 @@ void memswap_evictors_kick(MemswapEngine *engine)
     kick(&engine->helpers_kick);
 }
 
+/*
+ * When to start, and when there is enough.  While a sequence of faults goes
+ * on, what it leaves behind should do: the clock would take what it comes to
+ * next.
+ */
+static uint64_t reserve_start(MemswapEngine *engine, bool helper)
+{
+    return atomic_load(&engine->reserve_low) /
+           (helper || memswap_age_streaming(engine) ? 2 : 1);
+}
+
+static uint64_t reserve_stop(MemswapEngine *engine, bool helper)
+{
+    return atomic_load(helper ? &engine->reserve_low :
+                       &engine->reserve_high);
+}
+
 void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged)
 {
     uint64_t limit = atomic_load(&engine->limit);
     uint64_t low = atomic_load(&engine->reserve_low);
+    uint64_t start = reserve_start(engine, false);
     uint32_t helpers = atomic_load(&engine->helpers_asleep);
 
-    if (charged + low <= limit) {
+    if (charged + MAX(start, low / 2) <= limit) {
         return;
     }
-    if (atomic_load(&engine->sleepers) > helpers) {
+    if (charged + start > limit &&
+        atomic_load(&engine->sleepers) > helpers) {
         kick(&engine->kick);
     }
     if (helpers && charged + low / 2 > limit) {
         kick(&engine->helpers_kick);
+    }
+}
+
+/* Is there something left behind, and any use for its room? */
+static bool wants_behind(MemswapEngine *engine)
+{
+    return memswap_age_any_behind(engine) &&
+           wants_room(engine, reserve_stop(engine, false));
+}
+
+void memswap_evictors_behind(MemswapEngine *engine)
+{
+    if (atomic_load(&engine->sleepers) && wants_behind(engine)) {
+        kick(&engine->kick);
     }
 }
 
@@ -77,18 +110,6 @@ static void note_stuck(MemswapEngine *engine, bool room)
     if (!room || atomic_load(&engine->huge_stuck)) {
         memswap_huge_count_stuck(engine);
     }
-}
-
-/* When to start, and when there is enough. */
-static uint64_t reserve_start(MemswapEngine *engine, bool helper)
-{
-    return atomic_load(&engine->reserve_low) / (helper ? 2 : 1);
-}
-
-static uint64_t reserve_stop(MemswapEngine *engine, bool helper)
-{
-    return atomic_load(helper ? &engine->reserve_low :
-                       &engine->reserve_high);
 }
 
 /*
@@ -159,9 +180,14 @@ static bool make_room(MemswapEngine *engine, bool helper)
         if (waited_for && fruitless > patience) {
             flags |= MEMSWAP_RECLAIM_URGENT;
         }
+        /* with enough for a while, leave it at what is left behind */
+        if (memswap_age_streaming(engine) && !waited_for && !short_of_huge &&
+            !wants_room(engine, reserve_start(engine, helper))) {
+            flags |= MEMSWAP_RECLAIM_BEHIND;
+        }
         if (!memswap_reclaim_step(engine, MIN(want, STEP_BYTES), flags,
                                   &gone)) {
-            return give_up(engine);
+            return flags & MEMSWAP_RECLAIM_BEHIND ? true : give_up(engine);
         }
         if (without_limit) {
             /* a hugepage counts for what it is */
@@ -194,6 +220,7 @@ static void rest(MemswapEngine *engine, bool helper, uint32_t seen,
         atomic_fetch_add(&engine->sleepers, 1);
         atomic_fetch_add(&engine->helpers_asleep, helper);
         if (!wants_room(engine, reserve_start(engine, helper)) &&
+            (helper || !wants_behind(engine)) &&
             !memswap_hugetlb_wanted(engine)) {
             MemswapStoreStats stats;
 
@@ -226,6 +253,7 @@ static gpointer evictor(gpointer opaque)
         memswap_serve_stalled(engine);
         if (atomic_load(&engine->n_stalled) ||
             memswap_hugetlb_wanted(engine) ||
+            (!helper && wants_behind(engine)) ||
             wants_room(engine, reserve_start(engine, helper))) {
             content = make_room(engine, helper);
             note_stuck(engine, content);

@@ -75,6 +75,7 @@ typedef struct MemswapRegion {
     /* see age.c */
     _Atomic uint32_t age;
     _Atomic uint32_t evicted_at;    /* engine->evictions, its lower half */
+    _Atomic uint32_t passed_at; /* the same, when a sequence had passed */
     /* MEMSWAP_HUGE_*; the owner of the region writes it, anybody reads it */
     _Atomic uint32_t huge;
 } MemswapRegion;
@@ -133,6 +134,7 @@ typedef struct MemswapTrial {
     MemswapBlock *block;        /* holds a reference */
     uint64_t region;
     uint64_t next;              /* first page not looked at yet */
+    bool behind;                /* a sequence of faults left it behind */
     uint64_t tried, gone;       /* pages on trial at first, and gone since */
 } MemswapTrial;
 
@@ -209,6 +211,7 @@ struct MemswapEngine {
     uint64_t hand_region;
     /* regions that a sequence left behind: slot + 1 and number; 0: none */
     _Atomic uint64_t behind[MEMSWAP_BEHIND_MAX];
+    _Atomic uint32_t behind_at; /* evictions when the last one was added */
     _Atomic uint32_t behind_next;
     _Atomic bool store_full;        /* a put was refused, none worked since */
 
@@ -424,6 +427,9 @@ uint32_t memswap_refault_distance(MemswapEngine *engine,
                                   MemswapRegion *region);
 /* A sequence of faults brought the region in, and went on to the next. */
 void memswap_age_behind(MemswapBlock *block, uint64_t number);
+bool memswap_age_any_behind(MemswapEngine *engine);
+/* Is such a sequence going on? */
+bool memswap_age_streaming(MemswapEngine *engine);
 /* Such a region that is to go first; its block is counted in.  NULL: none. */
 MemswapBlock *memswap_age_take_behind(MemswapEngine *engine,
                                       uint64_t *number);
@@ -445,6 +451,11 @@ bool memswap_copy_take(MemswapBlock *block, uint64_t page, const void *data,
 void memswap_copy_forget(MemswapBlock *block, uint64_t word);
 /* Drop copies of about @bytes of pages; returns of how many. */
 uint64_t memswap_shed_copies(MemswapEngine *engine, uint64_t bytes);
+/*
+ * With the budget nearly used up: drop those of a region's pages that proved
+ * warm, for the sake of pages that will leave sooner.
+ */
+void memswap_shed_warm(MemswapBlock *block, uint64_t number);
 /* Drop those beyond the budget. */
 void memswap_shed_excess(MemswapEngine *engine);
 
@@ -494,6 +505,8 @@ bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid);
 #define MEMSWAP_RECLAIM_URGENT  1u
 /* Only from blocks of hugepages. */
 #define MEMSWAP_RECLAIM_HUGETLB 2u
+/* Only what a sequence of faults left behind. */
+#define MEMSWAP_RECLAIM_BEHIND  4u
 
 /*
  * One step of the clock: put regions on trial, look at the oldest trial
@@ -649,6 +662,8 @@ void memswap_evictors_stop(MemswapEngine *engine);
 void memswap_evictors_kick(MemswapEngine *engine);
 /* So much is charged, and somebody sleeps: wake who has to work. */
 void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged);
+/* A region was left behind: wake them if they have use for its room. */
+void memswap_evictors_behind(MemswapEngine *engine);
 /* Reclaim in this thread until there is room for @size bytes, or no hope. */
 bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size);
 

@@ -320,14 +320,28 @@ static MemswapTrial *next_trial(MemswapEngine *engine, unsigned int flags,
  */
 static MemswapTrial *next_behind(MemswapEngine *engine)
 {
+    MemswapTrial *entry;
     uint64_t number;
     MemswapBlock *block;
+
+    /* one that was begun */
+    g_mutex_lock(&engine->reclaim_lock);
+    entry = g_queue_peek_head(&engine->trials);
+    if (entry && entry->behind) {
+        g_queue_pop_head(&engine->trials);
+        atomic_fetch_add(&engine->in_hand, 1);
+        g_mutex_unlock(&engine->reclaim_lock);
+        return entry;
+    }
+    g_mutex_unlock(&engine->reclaim_lock);
 
     while ((block = memswap_age_take_behind(engine, &number))) {
         if (atomic_load(&block->regions[number].resident) &&
             queue_region(&block->regions[number])) {
             atomic_fetch_add(&engine->in_hand, 1);
-            return trial_new(block, number);
+            entry = trial_new(block, number);
+            entry->behind = true;
+            return entry;
         }
         memswap_block_unref(block);
     }
@@ -346,7 +360,11 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
     /* what is behind a sequence is of ordinary pages: see readahead.c */
     entry = flags & MEMSWAP_RECLAIM_HUGETLB ? NULL : next_behind(engine);
     if (entry) {
-        flags |= MEMSWAP_RECLAIM_URGENT;
+        if (!entry->tried) {
+            flags |= MEMSWAP_RECLAIM_URGENT;
+        }
+    } else if (flags & MEMSWAP_RECLAIM_BEHIND) {
+        return false;
     } else {
         entry = next_trial(engine, flags, &all);
     }
@@ -369,6 +387,7 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
         more = entry->next < memswap_region_end(entry->block, entry->region);
         if (!more) {
             memswap_age_looked(region, entry->tried, entry->gone);
+            memswap_shed_warm(entry->block, entry->region);
         }
         memswap_region_disown(region);
     }
