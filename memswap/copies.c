@@ -16,6 +16,8 @@
 
 /* See MEMSWAP_KEEP_AUTO. */
 #define AUTO_PART 16
+/* With less than this part of the budget left, warm pages give theirs up. */
+#define WARM_PART 4
 
 /* Bytes of pages that may keep their copies. */
 static int64_t keep_budget(MemswapEngine *engine)
@@ -86,8 +88,11 @@ bool memswap_copy_take(MemswapBlock *block, uint64_t page, const void *data,
     return true;
 }
 
-/* Returns the number of pages whose copies went. */
-static uint64_t shed_region(MemswapBlock *block, uint64_t number)
+/*
+ * Returns the number of pages whose copies went; with @warm, not those of
+ * pages on trial.
+ */
+static uint64_t shed_region(MemswapBlock *block, uint64_t number, bool warm)
 {
     uint64_t end = memswap_region_end(block, number);
     uint64_t n = 0;
@@ -100,7 +105,7 @@ static uint64_t shed_region(MemswapBlock *block, uint64_t number)
         /* in a transition, it is its owner's business */
         if ((old & MEMSWAP_WORD_KEPT) &&
             (memswap_word_state(old) == MEMSWAP_RESIDENT ||
-             memswap_word_state(old) == MEMSWAP_TRIAL) &&
+             (memswap_word_state(old) == MEMSWAP_TRIAL && !warm)) &&
             memswap_word_cas(word, &old, old & ~(MEMSWAP_WORD_KEPT |
                                                  MEMSWAP_HANDLE_MASK))) {
             memswap_copy_forget(block, old);
@@ -124,7 +129,7 @@ uint64_t memswap_shed_copies(MemswapEngine *engine, uint64_t bytes)
         for (uint64_t k = 0; block && k < block->n_regions && shed < bytes;
              k++) {
             if (atomic_load(&block->regions[k].resident)) {
-                shed += shed_region(block, k) << block->page_shift;
+                shed += shed_region(block, k, false) << block->page_shift;
             }
         }
         if (block) {
@@ -132,6 +137,16 @@ uint64_t memswap_shed_copies(MemswapEngine *engine, uint64_t bytes)
         }
     }
     return shed;
+}
+
+void memswap_shed_warm(MemswapBlock *block, uint64_t number)
+{
+    MemswapEngine *engine = block->engine;
+    int64_t budget = keep_budget(engine);
+
+    if (atomic_load(&engine->kept) > budget - budget / WARM_PART) {
+        shed_region(block, number, true);
+    }
 }
 
 void memswap_shed_excess(MemswapEngine *engine)

@@ -14,6 +14,10 @@
 
 /* With nobody to make room in the background: how often to try again. */
 #define STALL_SLICE_NS 1000000
+/* What a thread evicts itself before it looks again whether there is room. */
+#define HELP_BYTES (32 * 4096)
+/* Looks at regions that prove warm, until it leaves it to the evictors. */
+#define HELP_STEPS 8
 
 /* One more fault that waits, or one fewer.  The block may be dead. */
 static void count_stalled(MemswapEngine *engine, const MemswapBlock *block,
@@ -140,12 +144,35 @@ static void next_chance(MemswapEngine *engine)
     }
 }
 
+/*
+ * The evictors are behind: do a part of their work rather than to sleep until
+ * they have done it all.  Returns false if nothing came of it.
+ */
+static bool help(MemswapEngine *engine, const MemswapBlock *block)
+{
+    unsigned int flags = block->alias ? MEMSWAP_RECLAIM_HUGETLB : 0;
+    uint64_t gone = 0;
+
+    for (unsigned int i = 0; i < HELP_STEPS && !gone; i++) {
+        if (atomic_load(&engine->stop) ||
+            !memswap_reclaim_step(engine, MAX(HELP_BYTES, block->page_size),
+                                  flags, &gone)) {
+            break;
+        }
+    }
+    if (gone && atomic_load(&engine->n_held) > 1) {
+        next_chance(engine);
+    }
+    return gone;
+}
+
 MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
                                   bool force, MemswapFaultKind *kind)
 {
     MemswapEngine *engine = block->engine;
     int64_t since = memswap_now(engine);
     MemswapOutcome outcome;
+    bool helps = true;
     uint64_t waited;
 
     memswap_count(engine->stalls, 1);
@@ -158,6 +185,8 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
 
         if (!engine->n_evictors) {
             memswap_reclaim_direct(engine, block->page_size);
+        } else if (helps) {
+            helps = help(engine, block);
         }
         force |= memswap_may_overshoot(engine, 0);
         outcome = memswap_fill(block, page, force ? MEMSWAP_FILL_FORCE : 0,

@@ -93,6 +93,31 @@ static void test_budget(void)
     harness_free(h);
 }
 
+/* All on trial, of which all but the last ten are touched; then a look. */
+static uint64_t kept_by_warm(uint64_t budget)
+{
+    Harness *h = harness_back(100, budget);
+    uint64_t gone, kept;
+
+    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
+    check_pages(h, 1, 89);
+    g_assert_true(memswap_reclaim_step(h->engine, UINT64_MAX, 0, &gone));
+    g_assert_cmpuint(gone, ==, 10 * PAGE);
+    g_assert_cmpuint(stats_of(h).unchanged, ==, 11);
+    kept = stats_of(h).kept;
+    harness_check(h);
+    check_pages(h, 0, 100);
+    harness_free(h);
+    return kept;
+}
+
+/* Where copies are scarce, pages that will stay don't keep theirs. */
+static void test_warm(void)
+{
+    g_assert_cmpuint(kept_by_warm(100 * PAGE), ==, 0);
+    g_assert_cmpuint(kept_by_warm(120 * PAGE), ==, 89 * PAGE);
+}
+
 /* A page on trial that is touched keeps it. */
 static void test_trial(void)
 {
@@ -262,6 +287,7 @@ int main(int argc, char **argv)
     g_test_add_func("/copies/changed", test_changed);
     g_test_add_func("/copies/same-filled", test_same_filled);
     g_test_add_func("/copies/budget", test_budget);
+    g_test_add_func("/copies/warm", test_warm);
     g_test_add_func("/copies/trial", test_trial);
     g_test_add_func("/copies/discard", test_discard);
     g_test_add_func("/copies/store-full", test_store_full);

@@ -203,6 +203,44 @@ static void test_works(void)
     harness_free(h);
 }
 
+static GThread *toucher;
+static _Atomic bool let_go;
+static _Atomic unsigned int held;
+
+static void hold_others(FakeStore *store, void *opaque)
+{
+    if (g_thread_self() != toucher) {
+        atomic_fetch_add(&held, 1);
+        wait_until(atomic_load(&let_go));
+    }
+}
+
+/* The evictor is busy for a long time: who needs room makes it. */
+static void test_helps(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 32 * MIB, .limit = 8 * MIB, .evictors = 1,
+        .inline_faults = true,
+        .reserve_low = 256 * 1024, .reserve_high = 512 * 1024,
+    });
+    uint64_t n = 24 * MIB / PAGE;
+    MemswapStats stats;
+
+    toucher = g_thread_self();
+    atomic_store(&h->store->before_put, hold_others);
+    write_pages(h, 0, n);
+    g_assert_cmpuint(atomic_load(&held), ==, 1);
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.stalls, >, 0);
+    g_assert_cmpuint(stats.overshoots, ==, 0);
+    g_assert_cmpuint(stats.evictions * PAGE, >=, 16 * MIB);
+    atomic_store(&let_go, true);
+    atomic_store(&h->store->before_put, NULL);
+    check_pages(h, 0, n);
+    harness_check(h);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -214,5 +252,6 @@ int main(int argc, char **argv)
     g_test_add_func("/inline/two", test_two);
     g_test_add_func("/inline/not-held", test_not_held);
     g_test_add_func("/inline/works", test_works);
+    g_test_add_func("/inline/helps", test_helps);
     return g_test_run();
 }
