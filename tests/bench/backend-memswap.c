@@ -207,7 +207,6 @@ static void *memswap_open(const BenchOptions *options)
     MemswapBlockInfo info = {
         .name = "ram",
         .size = options->size,
-        .fd = bench_memfd(options),
         .page_size = options->page_size,
     };
     g_autofree char *error = NULL;
@@ -227,7 +226,7 @@ static void *memswap_open(const BenchOptions *options)
     if (memswap_engine_new(&config, &host, NULL, &engine, &error)) {
         bench_fail(0, "%s", error);
     }
-    info.host = bench_map(options->size, info.fd);
+    info.host = bench_map_memfd(options, &info.fd);
     if (memswap_block_add(engine, &info, &block, &error)) {
         bench_fail(0, "%s", error);
     }

@@ -32,17 +32,16 @@ void *bench_map(uint64_t size, int fd)
     return (void *)start;
 }
 
-int bench_memfd(const BenchOptions *options)
+void *bench_map_memfd(const BenchOptions *options, int *fd)
 {
     unsigned int flags = MFD_CLOEXEC;
-    int fd;
 
     if (options->page_size != TOUCH_SIZE) {
         flags |= MFD_HUGETLB | MFD_HUGE_2MB;
     }
-    fd = memfd_create("memswap-bench", flags);
-    if (fd < 0 || ftruncate(fd, options->size) < 0) {
+    *fd = memfd_create("memswap-bench", flags);
+    if (*fd < 0 || ftruncate(*fd, options->size) < 0) {
         bench_fail(errno, "cannot create shared memory");
     }
-    return fd;
+    return bench_map(options->size, *fd);
 }

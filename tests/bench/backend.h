@@ -38,10 +38,9 @@ extern const BenchBackend bench_handler_thread;
 void *bench_map(uint64_t size, int fd);
 
 /**
- * bench_memfd: shared memory in pages of options->page_size
- *
- * Returns its descriptor.
+ * bench_map_memfd: make and map shared memory, in pages of options->page_size
+ * @fd: set to its descriptor
  */
-int bench_memfd(const BenchOptions *options);
+void *bench_map_memfd(const BenchOptions *options, int *fd);
 
 #endif /* MEMSWAP_BENCH_BACKEND_H */

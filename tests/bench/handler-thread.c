@@ -208,8 +208,7 @@ static void *handler_thread_open(const BenchOptions *options)
     queue = g_new0(uint32_t, n_limit);
     compressor = ZSTD_createCCtx();
     decompressor = ZSTD_createDCtx();
-    ram_fd = bench_memfd(options);
-    ram = bench_map(options->size, ram_fd);
+    ram = bench_map_memfd(options, &ram_fd);
     alias = bench_map(options->size, ram_fd);
     register_ram(options->size);
     if (pipe(stop_pipe) < 0) {

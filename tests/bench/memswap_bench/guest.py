@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from . import swap
 from .cgroup import Cgroup
 from .machine import Unable
-from .touch import (ATTEMPTS, STATISTICS_EVERY, TICKS, OutOfMemory,
-                    kernel_seconds)
+from .side import TICKS, Killable, OutOfMemory, kernel_seconds
+from .touch import STATISTICS_EVERY
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(
     __file__)), '..', '..', 'functional'))
@@ -126,7 +126,7 @@ def mapped_resident(pid, begin, size):
 
 
 @dataclass
-class Side:
+class Side(Killable):
     """Who keeps guest RAM within its limit.
 
     The work that it is given has name, needs_key (the same for works that
@@ -141,18 +141,6 @@ class Side:
     memfd: bool = False         # RAM is a memfd, as memswap has it
     swap: str = ''              # zram's algorithm
     page_cluster: int = 0
-
-    def run(self, context, work):
-        """One run; its figures, in a dict by metric."""
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                return self.run_once(context, work)
-            except OutOfMemory as why:
-                # A busy control group's reclaim gives up now and then.
-                if not left:
-                    raise
-                print(f'{self.name}: {why}, once more', flush=True)
-        return None
 
     def run_once(self, context, work):
         needs = measure_needs(context, work) if self.limited else None

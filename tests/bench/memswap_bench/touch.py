@@ -8,10 +8,8 @@ is set on it, memswap's isn't.
 """
 
 import ctypes
-import glob
 import json
 import os
-import re
 import select
 import signal
 import subprocess
@@ -21,10 +19,8 @@ from dataclasses import dataclass, field, replace
 from . import swap
 from .cgroup import Cgroup
 from .machine import Unable
+from .side import Killable, OutOfMemory, kernel_seconds
 
-# Threads of the kernel that work for its memory management.
-KERNEL_THREADS = re.compile(r'(kswapd|kcompactd|khugepaged|zram)')
-TICKS = os.sysconf('SC_CLK_TCK')
 PR_SET_PDEATHSIG = 1
 # How long one phase may take.
 TIMEOUT = 600
@@ -33,16 +29,10 @@ THP = '/sys/kernel/mm/transparent_hugepage/enabled'
 PAGE_TABLES = 512
 # Seconds; see Cgroup.refresh_statistics().
 STATISTICS_EVERY = 0.1
-# How often to run what the kernel kills.
-ATTEMPTS = 4
 # Hugepages that a fill may need before an eviction gives one back.
 SPARE_HUGEPAGES = 16
 
 libc = ctypes.CDLL(None, use_errno=True)
-
-
-class OutOfMemory(Unable):
-    """The kernel killed the program, although swap had room."""
 
 
 @dataclass
@@ -60,13 +50,6 @@ class Work:
     whole_warmup: bool = False  # all of that, to let huge pages be made
     seed: int = 1
     more: tuple = ()            # further arguments
-
-    def shortened(self):
-        """For bench-quick."""
-        return replace(self, seconds=2, warmup_seconds=4)
-
-    def lasting(self, seconds):
-        return replace(self, seconds=seconds)
 
     @property
     def limit(self):
@@ -94,23 +77,6 @@ class Work:
         if self.syscall:
             arguments += ['--syscall']
         return arguments
-
-
-def kernel_seconds():
-    """CPU time of the kernel's threads so far."""
-    ticks = 0
-    for path in glob.glob('/proc/[0-9]*/stat'):
-        try:
-            with open(path, encoding='ascii', errors='replace') as file:
-                text = file.read()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        name, rest = re.fullmatch(r'\d+ \((.*)\) (.*)', text,
-                                  re.DOTALL).groups()
-        fields = rest.split()
-        if fields[1] == '2' and KERNEL_THREADS.match(name):
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICKS
 
 
 class Touch:
@@ -161,7 +127,7 @@ class Touch:
 
 
 @dataclass
-class Side:
+class Side(Killable):
     """Who keeps the RAM within its limit."""
     name: str
     backend: str
@@ -179,18 +145,6 @@ class Side:
         if self.swap == 'file':
             return swap.File(context.machine, context.directory, size)
         return swap.Zram(context.machine, self.swap, size)
-
-    def run(self, context, work):
-        """One run; its figures, in a dict by metric."""
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                return self.run_once(context, work)
-            except OutOfMemory as why:
-                # A busy control group's reclaim gives up now and then.
-                if not left:
-                    raise
-                print(f'{self.name}: {why}, once more', flush=True)
-        return None
 
     def run_once(self, context, work):
         work = Work(**{**work.__dict__, **self.work})
