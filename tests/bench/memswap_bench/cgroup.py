@@ -2,8 +2,13 @@
 """A memory control group, of version 1 or 2."""
 
 import os
+import select
 
 from .machine import Unable, read, write
+
+# Seconds.
+TEND_EVERY = 0.1
+PAGE = 4096
 
 
 def find():
@@ -21,7 +26,19 @@ def find():
 
 
 class Cgroup:
-    """A new group, removed when the machine is restored."""
+    """A new group, removed when the machine is restored.
+
+    Reclaim in a group decides by statistics whether active pages have to
+    become inactive ones.  By itself the kernel adds them up every other
+    second, and on a busy machine later.  When the inactive pages are used up
+    in between, reclaim finds nothing to take and deactivates nothing: the
+    group is killed for want of memory although swap has room.  Lists of huge
+    pages, as of QEMU's default RAM, are used up in no time.
+
+    So who runs something in the group calls tend() all the time.  It has the
+    statistics added up; and with version 1 nothing is killed: who finds no
+    memory waits until tend() did so, and tries again.
+    """
 
     def __init__(self, machine):
         root, self.version = find()
@@ -32,6 +49,20 @@ class Cgroup:
                 write(control, '+memory')
         self.path = os.path.join(root, f'memswap-bench-{os.getpid()}')
         machine.make_directory(self.path)
+        self.waits = 0              # for memory, that tend() ended
+        self.waiting = None         # can be read when somebody waits
+        if self.version == 1:
+            self.let_wait()
+
+    def let_wait(self):
+        """Let who finds no memory wait, not be killed, and be told."""
+        write(self.file('memory.oom_control'), 1)
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # pylint: disable=consider-using-with
+        self.waiting = open(event, 'rb', buffering=0)
+        with open(self.file('memory.oom_control'), encoding='ascii') as oom:
+            write(self.file('cgroup.event_control'),
+                  f'{event} {oom.fileno()}')
 
     def file(self, name):
         return os.path.join(self.path, name)
@@ -40,6 +71,11 @@ class Cgroup:
     def procs(self):
         """Who writes its process id here is in the group from then on."""
         return self.file('cgroup.procs')
+
+    def counts(self, name):
+        """What a file of the group's says, by name."""
+        with open(self.file(name), encoding='ascii') as file:
+            return {key: int(value) for key, value in map(str.split, file)}
 
     def usage(self):
         """Bytes charged: RAM, page tables, everything."""
@@ -51,19 +87,25 @@ class Cgroup:
         write(self.file('memory.limit_in_bytes' if self.version == 1
                         else 'memory.max'), size)
 
-    def refresh_statistics(self):
-        """Make the kernel add up its statistics of this group.
+    def tend(self, *files):
+        """Wait a moment, or until one of the files can be read.
 
-        Reclaim in the group decides by them whether active pages have to
-        become inactive ones.  By itself the kernel adds them up every other
-        second, and on a busy machine later: then reclaim finds nothing
-        inactive, deactivates nothing, and the group is killed for want of
-        memory although swap has room.
+        Returns which can.
         """
+        watched = [*files, self.waiting] if self.waiting else files
+        ready, _, _ = select.select(watched, [], [], TEND_EVERY)
+        # Reading them makes the kernel add them up.
         read(self.file('memory.stat'))
+        if self.waiting in ready:
+            self.waiting.read(8)
+            self.waits += 1
+        # Of several that wait only the first is told of.
+        if self.waiting and self.counts('memory.oom_control')['under_oom']:
+            # A page more wakes who waits; writing the same limit doesn't.
+            path = self.file('memory.limit_in_bytes')
+            write(path, int(read(path)) + PAGE)
+        return [file for file in files if file in ready]
 
     def oom_kills(self):
         name = 'memory.oom_control' if self.version == 1 else 'memory.events'
-        with open(self.file(name), encoding='ascii') as file:
-            counts = dict(line.split() for line in file)
-        return int(counts.get('oom_kill', 0))
+        return self.counts(name).get('oom_kill', 0)

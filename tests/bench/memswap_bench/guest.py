@@ -21,7 +21,6 @@ from . import swap
 from .cgroup import Cgroup
 from .machine import Unable
 from .side import TICKS, Killable, OutOfMemory, kernel_seconds
-from .touch import STATISTICS_EVERY
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(
     __file__)), '..', '..', 'functional'))
@@ -33,7 +32,9 @@ from memswap_vm import GUEST, MIB, QEMU, VM, VMError  # noqa: E402
 BOOT_TIMEOUT = 300
 PAGE = 4096
 # Seconds; each look reads all page tables of guest RAM, which takes some ms.
-STEER_EVERY = 1
+LOOK_EVERY = 1
+# By how many bytes a group's limit is lowered at once.
+STEP = 2 << 20
 # Of the group's limit: from here on it is what holds guest RAM back.
 NEARLY = 0.98
 # Times what may be resident: the comparison isn't fair any more.
@@ -52,12 +53,9 @@ class Keeper(threading.Thread):
         self.steer = None
 
     def run(self):
-        steered = time.monotonic()
-        while not self.ended.wait(STATISTICS_EVERY):
-            self.cgroup.refresh_statistics()
-            now = time.monotonic()
-            if self.steer and now - steered > STEER_EVERY:
-                steered = now
+        while not self.ended.is_set():
+            self.cgroup.tend()
+            if self.steer:
                 try:
                     self.steer()
                 except (OSError, Unable):
@@ -69,23 +67,46 @@ class Keeper(threading.Thread):
 
 
 class Steering:
-    """Sets the group's limit so that so much guest RAM is resident."""
+    """Sets the group's limit so that so much guest RAM is resident.
 
-    def __init__(self, cgroup, target, beyond):
+    Called each time that the group was tended.  Begins with the limit that an
+    earlier run of the same work ended with, or else, as the kernel swaps about
+    half of what QEMU needs beyond RAM, with that: a short run would end before
+    the limit is where it has to be.
+    """
+
+    def __init__(self, cgroup, target, beyond, earlier):
         self.cgroup = cgroup
         self.target = target
         self.most = target + beyond
-        self.limit = self.most
+        self.limit = self.goal = earlier or target + beyond // 2
+        self.looked = time.monotonic()
+        self.seen = []              # (time, bytes of guest RAM resident)
         self.resident = None        # set once QEMU runs
         cgroup.limit(self.limit)
 
-    def __call__(self):
-        excess = self.resident() - self.target
+    def look(self):
+        """Set the goal."""
+        resident = self.resident()
+        self.seen.append((self.looked, resident))
+        excess = resident - self.target
         if excess < 0 and self.cgroup.usage() < self.limit * NEARLY:
             return                  # it doesn't want more
-        # By halves: the kernel kills a group that has to give much at once.
-        limit = min(self.most, self.limit - excess // 2 // PAGE * PAGE)
-        if limit != self.limit:
+        self.goal = min(self.most, self.limit - excess // PAGE * PAGE)
+
+    def mean(self, begin):
+        """Bytes of guest RAM that were resident since then; None: not seen."""
+        seen = [resident for when, resident in self.seen if when >= begin]
+        return sum(seen) // len(seen) if seen else None
+
+    def __call__(self):
+        now = time.monotonic()
+        if now - self.looked > LOOK_EVERY:
+            self.looked = now
+            self.look()
+        if self.limit != self.goal:
+            # A little at a time: nobody tends the group while it gives.
+            limit = max(self.goal, self.limit - STEP)
             self.cgroup.limit(limit)
             self.limit = limit
 
@@ -155,9 +176,13 @@ class Side(Killable):
             keeper = Keeper(cgroup)
             steering = None
             if self.swap:
-                steering = Steering(cgroup, limit, needs['beyond'])
+                steering = Steering(cgroup, limit, needs['beyond'],
+                                    context.limits.get(work.name))
             vm = self.make_vm(context, work, cgroup, limit)
             figures = self.step(vm, keeper, steering, store, work)
+            if steering:
+                context.limits[work.name] = steering.limit
+            figures['waits'] = cgroup.waits
             self.tell(work, figures, limit if self.limited else None)
             return figures
         finally:
@@ -188,11 +213,15 @@ class Side(Killable):
                 steering.resident = resident
                 keeper.steer = steering
             meter = Meter(vm.pid)
+            begin = time.monotonic()
             figures = work.run(vm, meter)
             figures['cpu_seconds'] = meter.seconds
             if 'touches' in figures:
                 figures['cpu'] = meter.seconds * 1e6 / figures['touches']
             figures.update(self.look(vm, keeper.cgroup, store, resident))
+            # At the end it is less than while the work ran.
+            mean = steering and steering.mean(begin)
+            figures['resident'] = mean or figures['resident']
         except (GuestError, QMPClosed, VMError) as error:
             if keeper.cgroup.oom_kills():
                 raise OutOfMemory('killed for want of memory') from error
@@ -234,6 +263,8 @@ class Side(Killable):
         if 'claimed' in figures:
             parts.append(f'(query-memswap: {figures["claimed"] / MIB:.0f})')
         parts.append(f'beyond RAM {figures["beyond"] / MIB:.0f} MiB')
+        if figures['waits']:
+            parts.append(f'{figures["waits"]} times nothing to reclaim')
         if 'pool_bytes' in figures:
             parts.append(f'pool {figures["pool_bytes"] / MIB:.0f} MiB' +
                          (' of these' if self.memswap else ''))

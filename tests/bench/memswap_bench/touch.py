@@ -10,7 +10,6 @@ is set on it, memswap's isn't.
 import ctypes
 import json
 import os
-import select
 import signal
 import subprocess
 import time
@@ -27,8 +26,6 @@ TIMEOUT = 600
 THP = '/sys/kernel/mm/transparent_hugepage/enabled'
 # Of the RAM, that the kernel's page tables take.
 PAGE_TABLES = 512
-# Seconds; see Cgroup.refresh_statistics().
-STATISTICS_EVERY = 0.1
 # Hugepages that a fill may need before an eviction gives one back.
 SPARE_HUGEPAGES = 16
 
@@ -106,9 +103,7 @@ class Touch:
         end = time.monotonic() + TIMEOUT
         ready = []
         while not ready and time.monotonic() < end:
-            ready, _, _ = select.select([self.process.stdout], [], [],
-                                        STATISTICS_EVERY)
-            self.cgroup.refresh_statistics()
+            ready = self.cgroup.tend(self.process.stdout)
         text = self.process.stdout.readline() if ready else b''
         if not text:
             self.process.kill()
@@ -190,6 +185,9 @@ class Side(Killable):
         figures['cpu_share'] = seconds / figures['seconds']
         figures['background_share'] = \
             figures['background'] / figures['seconds']
+        if touch.cgroup.waits:
+            print(f'{self.name}: {touch.cgroup.waits} times nothing to '
+                  'reclaim', flush=True)
         touch.go()
         if touch.process.wait(TIMEOUT) and not figures['wrong']:
             raise Unable(touch.process.stderr.read().decode().strip())
