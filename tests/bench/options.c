@@ -94,7 +94,7 @@ static void check(const BenchOptions *o)
     }
     if (o->stride < 1 || o->visit < 1 || o->move_every < 0 || o->touches < 0 ||
         o->warmup_touches < 0 || o->poll_ns < 0 || o->seconds < 0 ||
-        o->warmup_seconds < 0) {
+        o->warmup_seconds < 0 || o->settle_seconds < 0) {
         bench_fail(0, "a number is out of range");
     }
     if (g_str_equal(o->data, "real") && !o->corpus) {
@@ -146,6 +146,8 @@ void bench_options_parse(BenchOptions *o, int *argc, char ***argv)
           "to measure for", "N" },
         { "touches", 0, 0, G_OPTION_ARG_INT, &o->touches,
           "a thread to measure, whatever the time", "N" },
+        { "settle-seconds", 0, 0, G_OPTION_ARG_DOUBLE, &o->settle_seconds,
+          "after the fill, touching nothing", "N" },
         { "warmup-seconds", 0, 0, G_OPTION_ARG_DOUBLE, &o->warmup_seconds,
           "at most", "N" },
         { "warmup-touches", 0, 0, G_OPTION_ARG_INT, &o->warmup_touches,

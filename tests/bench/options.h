@@ -40,6 +40,7 @@ typedef struct BenchOptions {
 
     double seconds;        /* of the measured phase; or: */
     int touches;           /* so many a thread, if not 0 */
+    double settle_seconds; /* before the warm-up, when nothing is touched */
     double warmup_seconds; /* at most, and */
     int warmup_touches;    /* at most so many a thread; 0: once the RAM */
 

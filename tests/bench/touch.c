@@ -1,7 +1,8 @@
 /*
  * Benchmarks: touch pages, check what they hold, tell how long it took
  *
- * Prepares everything, fills the RAM, warms up until residency is steady, and
+ * Prepares everything, fills the RAM, touches nothing for a while if asked to,
+ * so that background work gets done, warms up until residency is steady, and
  * then measures.  One reading of the clock per touch: it ends one touch and
  * begins the next, so that all the time is in the histogram.  Prints one JSON
  * object in a line.
@@ -370,6 +371,9 @@ int main(int argc, char **argv)
     ram = backend->open(&options);
     for (uint64_t page = 0; page < options.size / TOUCH_SIZE; page++) {
         content_fill(content, page, ram + page * CONTENT_WORDS);
+    }
+    if (options.settle_seconds) {
+        g_usleep(options.settle_seconds * G_USEC_PER_SEC);
     }
     warm = options.warmup_touches ?:
            options.size / TOUCH_SIZE / options.threads;

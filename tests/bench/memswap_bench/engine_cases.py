@@ -63,16 +63,17 @@ def variants():
 
 def huge():
     yield Case('engine/hot-huge', Work(
-        size=2 * GIB, resident=1, whole_warmup=True), memswap(
+        size=2 * GIB, resident=1, settle_seconds=6), memswap(
             *INLINE, *HUGE, work={'resident': 1.25}),
         [Reference([no_limit(thp=True)])])
     hot_third = ('--hot-percent', '33', '--hot-touches', '99')
     yield case('engine/mixed-huge', pattern='hotset', more=hot_third,
                whole_warmup=True, thp=True, options=HUGE)
+    visits = ('--visit', '256')
     large = {'sequential': Work(pattern='sequential'),
-             'zipf': Work(pattern='zipf-region'),
-             'zipf-visits': Work(pattern='zipf-region',
-                                 more=('--visit', '256'))}
+             'zipf': Work(pattern='zipf-region', more=visits),
+             # A region for one touch: shows when small pages win.
+             'zipf-single': Work(pattern='zipf-region')}
     for name, work in large.items():
         yield Case(f'engine-2m/{name}', work, memswap(
             *INLINE, '--page-size', '2M', hugepages=True),

@@ -43,6 +43,7 @@ class Work:
     data: str = 'half'
     syscall: bool = False
     seconds: float = 5
+    settle_seconds: float = 0   # touch nothing after the fill
     warmup_seconds: float = 10  # or until each page was touched, mostly
     whole_warmup: bool = False  # all of that, to let huge pages be made
     seed: int = 1
@@ -64,7 +65,8 @@ class Work:
         arguments = ['--size', str(self.size), '--pattern', self.pattern,
                      '--threads', str(self.threads), '--write-percent',
                      str(self.write_percent), '--data', self.data,
-                     '--seconds', str(self.seconds), '--warmup-seconds',
+                     '--seconds', str(self.seconds), '--settle-seconds',
+                     str(self.settle_seconds), '--warmup-seconds',
                      str(self.warmup_seconds), '--seed', str(self.seed),
                      *self.more]
         if self.whole_warmup:
