@@ -25,7 +25,10 @@ METRICS = {
     'pool_bytes': ('bytes', 'lower'),
     'resident': ('bytes', 'lower'),
     'memory': ('bytes', 'lower'),
+    'stall': ('of wall time', 'lower'),
 }
+# Of these, what the reference has not got.
+ALONE = ('stall',)
 
 
 # Each case has one of these.
@@ -65,11 +68,28 @@ def ratio(memswap, reference):
     return memswap / reference if reference else None
 
 
+def alone(case, side, metric, pairs):
+    """The JSON object of a metric that only memswap has."""
+    values = [ours[metric] for ours, _ in pairs]
+    unit, better = METRICS[metric]
+    return {
+        'case': case.name, 'metric': metric, 'unit': unit, 'better': better,
+        'memswap': statistics.median(values), 'reference': None,
+        'reference_name': side.name, 'ratio': None, 'pairs': len(pairs),
+        'spread': None, 'memswap_values': values, 'reference_values': [],
+        'wrong': sum(figures.get('wrong', 0) for pair in pairs
+                     for figures in pair)}
+
+
 def results(case, reference, pairs):
     """The JSON objects of one reference; pairs of figures."""
     objects = []
     wrong = sum(figures.get('wrong', 0) for pair in pairs for figures in pair)
     for metric, (unit, better) in METRICS.items():
+        if metric in ALONE:
+            if all(metric in ours for ours, _ in pairs):
+                objects.append(alone(case, reference, metric, pairs))
+            continue
         values = [(ours[metric], theirs[metric]) for ours, theirs in pairs
                   if metric in ours and metric in theirs]
         if len(values) < len(pairs):

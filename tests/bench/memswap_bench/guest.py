@@ -112,23 +112,40 @@ class Steering:
 
 
 class Meter:
-    """CPU time of QEMU and of the kernel's memory management."""
+    """What the work takes between start() and stop().
 
-    def __init__(self, pid):
-        self.pid = pid
-        self.begin = 0
-        self.seconds = 0
+    cpu_seconds: of QEMU and of the kernel's memory management; stall: the
+    part of the time that memswap held somebody back.
+    """
 
-    def now(self):
-        with open(f'/proc/{self.pid}/stat', encoding='ascii') as file:
+    def __init__(self, vm, memswapped):
+        self.vm = vm
+        self.memswapped = memswapped
+        self.before = None
+        self.figures = {}
+
+    def cpu_seconds(self):
+        with open(f'/proc/{self.vm.pid}/stat', encoding='ascii') as file:
             fields = file.read().rpartition(')')[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS + kernel_seconds()
 
+    def stalled(self):
+        if not self.memswapped:
+            return 0
+        return self.vm.stats(oob=True)['reclaim']['stall-ns'] / 1e9
+
+    def now(self):
+        return time.monotonic(), self.cpu_seconds(), self.stalled()
+
     def start(self):
-        self.begin = self.now()
+        self.before = self.now()
 
     def stop(self):
-        self.seconds += self.now() - self.begin
+        wall, cpu, stalled = (after - before for after, before
+                              in zip(self.now(), self.before))
+        self.figures['cpu_seconds'] = cpu
+        if self.memswapped:
+            self.figures['stall'] = stalled / wall
 
 
 def mapped_resident(pid, begin, size):
@@ -212,15 +229,14 @@ class Side(Killable):
             if steering:
                 steering.resident = resident
                 keeper.steer = steering
-            meter = Meter(vm.pid)
-            begin = time.monotonic()
-            figures = work.run(vm, meter)
-            figures['cpu_seconds'] = meter.seconds
+            meter = Meter(vm, self.memswap)
+            figures = {**work.run(vm, meter), **meter.figures}
             if 'touches' in figures:
-                figures['cpu'] = meter.seconds * 1e6 / figures['touches']
+                figures['cpu'] = \
+                    figures['cpu_seconds'] * 1e6 / figures['touches']
             figures.update(self.look(vm, keeper.cgroup, store, resident))
             # At the end it is less than while the work ran.
-            mean = steering and steering.mean(begin)
+            mean = steering and steering.mean(meter.before[0])
             figures['resident'] = mean or figures['resident']
         except (GuestError, QMPClosed, VMError) as error:
             if keeper.cgroup.oom_kills():

@@ -39,12 +39,19 @@ def both(metrics, name):
     return f'{each["memswap"] / MIB:,.0f}/{each["reference"] / MIB:,.0f}'
 
 
+def stalled(metrics):
+    """How much of the time memswap held somebody back."""
+    if 'stall' not in metrics:
+        return '-'
+    return f'{metrics["stall"]["memswap"]:.2%}'
+
+
 def table(objects):
     """Lines of text; ratios are memswap's figure over the reference's."""
     rows = [('case', 'reference', 'memswap', 'reference', 'ratio', 'spread',
-             'p99', 'p99.9', 'CPU', 'resident', 'pool', 'wrong'),
+             'p99', 'p99.9', 'CPU', 'stall', 'resident', 'pool', 'wrong'),
             ('', '', '', '', '', 'of ratio', 'ratio',
-             'ratio', 'ratio', 'MiB', 'MiB', '')]
+             'ratio', 'ratio', 'of time', 'MiB', 'MiB', '')]
     for (case, reference), metrics in by_reference(objects).items():
         main = main_metric(metrics)
         unit = metrics[main]['unit']
@@ -55,8 +62,8 @@ def table(objects):
             figure(metrics[main]['reference']), fraction(metrics, main),
             f'{low:.2f}-{high:.2f}', fraction(metrics, 'p99'),
             fraction(metrics, 'p999'), fraction(metrics, cpu),
-            both(metrics, 'resident'), both(metrics, 'pool_bytes'),
-            str(metrics[main]['wrong'])))
+            stalled(metrics), both(metrics, 'resident'),
+            both(metrics, 'pool_bytes'), str(metrics[main]['wrong'])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ['  '.join(text.ljust(width) if i < 2 else text.rjust(width)
                       for i, (text, width) in enumerate(zip(row, widths)))

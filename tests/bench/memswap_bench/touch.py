@@ -187,6 +187,8 @@ class Side(Killable):
         figures['cpu_share'] = seconds / figures['seconds']
         figures['background_share'] = \
             figures['background'] / figures['seconds']
+        if 'stall_ns' in figures:
+            figures['stall'] = figures['stall_ns'] / 1e9 / figures['seconds']
         if touch.cgroup.waits:
             print(f'{self.name}: {touch.cgroup.waits} times nothing to '
                   'reclaim', flush=True)
