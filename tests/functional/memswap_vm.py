@@ -359,9 +359,9 @@ class MemswapTest(unittest.TestCase):
         for vm in self._vms:
             vm.kill()
 
-    def vm(self, suffix='', **options):
+    def vm(self, suffix='', kind=VM, **options):
         """A VM named after the test; it isn't started yet."""
-        vm = VM(f'{self.id().split(".", 1)[-1]}{suffix}', **options)
+        vm = kind(f'{self.id().split(".", 1)[-1]}{suffix}', **options)
         self._vms.append(vm)
         return vm
 

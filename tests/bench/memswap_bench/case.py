@@ -4,7 +4,7 @@
 import statistics
 from dataclasses import dataclass, field
 
-from .machine import Unable
+from .machine import Missing, Unable
 
 # Metric: (unit, which is better).  A figure that has no place here is not
 # reported.
@@ -135,6 +135,8 @@ class Runner:
                    f'{side.page_cluster}'
             try:
                 figures = side.run(self.context, case.work)
+            except Missing:
+                raise
             except Unable as why:
                 self.say(f'{what}: {why}')
                 reason = why
@@ -167,6 +169,8 @@ class Runner:
         for reference in case.references:
             try:
                 self.compare(case, reference)
+            except Missing as why:
+                self.say(f'{case.name}: skipped: {why}')
             except Unable as why:
                 self.failed.append((case.name, reference.sides[0].name,
                                     str(why)))

@@ -25,6 +25,10 @@ class Unable(Exception):
     """Something cannot be measured here; the text says why."""
 
 
+class Missing(Unable):
+    """This machine has not got what the case is about: it is skipped."""
+
+
 def read(path):
     with open(path, encoding='ascii') as file:
         return file.read().strip()
