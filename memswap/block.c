@@ -16,7 +16,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "futex.h"
 #include "internal.h"
 #include "uffd.h"
 
@@ -318,8 +317,7 @@ static void block_unpublish(MemswapBlock *block)
     g_ptr_array_add(engine->removed, block);
     g_mutex_unlock(&engine->blocks_lock);
 
-    memswap_collapser_kick(engine);
-    memswap_futex_wake(&engine->huge_kick);
+    memswap_collapser_wake(engine);
     memswap_forget_trials(block);
     memswap_forget_stalled(block);
     while (atomic_load(&block->refs)) {

@@ -42,6 +42,12 @@ void memswap_collapser_kick(MemswapEngine *engine)
     }
 }
 
+void memswap_collapser_wake(MemswapEngine *engine)
+{
+    atomic_fetch_add(&engine->huge_kick, 1);
+    memswap_futex_wake(&engine->huge_kick);
+}
+
 /* What the budgets are held against. */
 typedef struct Pace {
     MemswapEngine *engine;
@@ -196,8 +202,7 @@ void memswap_collapser_start(MemswapEngine *engine)
 void memswap_collapser_stop(MemswapEngine *engine)
 {
     if (engine->collapser) {
-        atomic_fetch_add(&engine->huge_kick, 1);
-        memswap_futex_wake(&engine->huge_kick);
+        memswap_collapser_wake(engine);
         g_thread_join(engine->collapser);
         engine->collapser = NULL;
     }

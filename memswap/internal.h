@@ -608,6 +608,8 @@ void memswap_collapser_start(MemswapEngine *engine);
 void memswap_collapser_stop(MemswapEngine *engine);
 /* There may be something to collapse. */
 void memswap_collapser_kick(MemswapEngine *engine);
+/* Something to be seen at once, even between two regions: a stop. */
+void memswap_collapser_wake(MemswapEngine *engine);
 /*
  * Look at all regions once, and collapse those worth it.  @paced: as slowly
  * as the budget says; @tick: a second went by.  Returns the number of regions
