@@ -260,13 +260,6 @@ void memswap_huge_fine(MemswapRegion *region)
     }
 }
 
-/* Is there a page that a zap must not unmap? */
-static bool keeps_mapped(uint64_t word)
-{
-    return memswap_word_pins(word) ||
-           memswap_word_state(word) == MEMSWAP_FILLING;
-}
-
 /*
  * Mark all resident pages.  Returns the number of pages on trial, or 0 if one
  * is in the way; *@end is how far it came.
@@ -277,27 +270,17 @@ static uint64_t huge_mark(MemswapBlock *block, uint64_t first, uint64_t *end)
 
     for (uint64_t page = first; page < *end; page++) {
         /* before marking any: pins tend to stay */
-        if (keeps_mapped(memswap_word_load(&block->words[page]))) {
+        if (memswap_word_keeps_mapped(
+                memswap_word_load(&block->words[page]))) {
             *end = first;
             return 0;
         }
     }
     for (uint64_t page = first; page < *end; page++) {
-        MemswapWord *word = &block->words[page];
-        uint64_t old = memswap_word_load(word);
+        uint64_t old;
 
-        while (memswap_word_state(old) == MEMSWAP_RESIDENT &&
-               !memswap_word_pins(old)) {
-            uint64_t new = memswap_word_with_state(
-                old & ~MEMSWAP_WORD_MAPPED, MEMSWAP_TRIAL);
-
-            if (memswap_word_cas(word, &old, new)) {
-                memswap_count(block->engine->trial_pages,
-                              (int64_t)block->page_size);
-                old = new;
-            }
-        }
-        if (keeps_mapped(old)) {
+        memswap_trial_mark(block, page, &old);
+        if (memswap_word_keeps_mapped(old)) {
             *end = page;
             return 0;
         }

@@ -520,6 +520,12 @@ uint64_t memswap_reclaim_round(MemswapEngine *engine);
 /* Drop the trials of a block that goes. */
 void memswap_forget_trials(MemswapBlock *block);
 /*
+ * Mark a page for the zap that follows, if it is resident and not pinned.  The
+ * caller owns the region and is zapping it.  *@seen is the word as it is then.
+ * Returns true if it was marked just now.
+ */
+bool memswap_trial_mark(MemswapBlock *block, uint64_t page, uint64_t *seen);
+/*
  * Pages [first, end) are still mapped, so those on trial are no longer: they
  * could be written to while they are evicted.  The caller owns the region.
  */

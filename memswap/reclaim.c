@@ -23,6 +23,26 @@
  */
 #define TRIAL_WINDOW_HUGETLB 512
 
+bool memswap_trial_mark(MemswapBlock *block, uint64_t page, uint64_t *seen)
+{
+    MemswapWord *word = &block->words[page];
+
+    *seen = memswap_word_load(word);
+    while (memswap_word_state(*seen) == MEMSWAP_RESIDENT &&
+           !memswap_word_pins(*seen)) {
+        uint64_t new = memswap_word_with_state(*seen & ~MEMSWAP_WORD_MAPPED,
+                                               MEMSWAP_TRIAL);
+
+        if (memswap_word_cas(word, seen, new)) {
+            memswap_count(block->engine->trial_pages,
+                          (int64_t)block->page_size);
+            *seen = new;
+            return true;
+        }
+    }
+    return false;
+}
+
 void memswap_trial_undo(MemswapBlock *block, uint64_t first, uint64_t end)
 {
     for (uint64_t page = first; page < end; page++) {
@@ -74,27 +94,14 @@ static uint64_t trial(MemswapBlock *block, uint64_t number)
     }
     memswap_region_zap_begin(region);
     for (uint64_t page = first; page < end; page++) {
-        MemswapWord *word = &block->words[page];
-        uint64_t old = memswap_word_load(word);
+        uint64_t word;
 
-        while (memswap_word_state(old) == MEMSWAP_RESIDENT &&
-               !memswap_word_pins(old)) {
-            uint64_t new = memswap_word_with_state(
-                old & ~MEMSWAP_WORD_MAPPED, MEMSWAP_TRIAL);
-
-            if (memswap_word_cas(word, &old, new)) {
-                memswap_count(block->engine->trial_pages,
-                              (int64_t)block->page_size);
-                if (run_first == end) {
-                    run_first = page;
-                }
-                run_end = page + 1;
-                old = new;
-            }
+        if (memswap_trial_mark(block, page, &word)) {
+            run_first = MIN(run_first, page);
+            run_end = page + 1;
         }
-        run_waiting += memswap_word_state(old) == MEMSWAP_TRIAL;
-        if (run_first < end && (memswap_word_pins(old) ||
-                                memswap_word_state(old) == MEMSWAP_FILLING)) {
+        run_waiting += memswap_word_state(word) == MEMSWAP_TRIAL;
+        if (run_first < end && memswap_word_keeps_mapped(word)) {
             waiting += trial_zap(block, run_first, run_end, run_waiting);
             run_first = end;
             run_waiting = 0;

@@ -84,6 +84,13 @@ static inline uint64_t memswap_word_handle(uint64_t word)
     return word >> MEMSWAP_HANDLE_SHIFT;
 }
 
+/* Is it a page that a zap must not unmap? */
+static inline bool memswap_word_keeps_mapped(uint64_t word)
+{
+    return memswap_word_pins(word) ||
+           memswap_word_state(word) == MEMSWAP_FILLING;
+}
+
 /* @word in another state, flags and pins and handle as they were */
 static inline uint64_t memswap_word_with_state(uint64_t word,
                                                MemswapState state)
