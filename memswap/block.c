@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "sparse.h"
 #include "uffd.h"
 
 MemswapBlock *memswap_block_ref(MemswapBlock *block)
@@ -157,25 +158,6 @@ static int check_info(MemswapEngine *engine, const MemswapBlockInfo *info,
     return wrong ? -EINVAL : 0;
 }
 
-/* Memory that takes none until it is written to. */
-static void *alloc_sparse(size_t size)
-{
-    void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (mem == MAP_FAILED) {
-        return NULL;
-    }
-    /*
-     * A huge page would make 1 GiB of RAM pay for one page touched.  None of
-     * these matters enough to fail for.
-     */
-    madvise(mem, size, MADV_NOHUGEPAGE);
-    madvise(mem, size, MADV_DONTDUMP);
-    madvise(mem, size, MADV_DONTFORK);
-    return mem;
-}
-
 static void block_free_arrays(MemswapBlock *block)
 {
     if (block->words) {
@@ -207,9 +189,10 @@ static MemswapBlock *block_new(MemswapEngine *engine,
     block->region_pages = MAX(MEMSWAP_REGION_SIZE / info->page_size, 1);
     block->n_regions = (block->n_pages + block->region_pages - 1) /
                        block->region_pages;
-    block->words = alloc_sparse(block->n_pages * sizeof(*block->words));
-    block->regions = alloc_sparse(block->n_regions *
-                                  sizeof(*block->regions));
+    block->words = memswap_sparse_map(block->n_pages *
+                                      sizeof(*block->words));
+    block->regions = memswap_sparse_map(block->n_regions *
+                                        sizeof(*block->regions));
     block->pages[MEMSWAP_IN_NONE] = block->n_pages;
     block->huge = engine->huge && info->page_size < MEMSWAP_REGION_SIZE &&
                   (uintptr_t)info->host % MEMSWAP_REGION_SIZE == 0 &&

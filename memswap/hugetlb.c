@@ -43,6 +43,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "sparse.h"
 #include "uffd.h"
 
 /* The only size there is so far. */
@@ -55,20 +56,11 @@
 
 /* --- buffers ----------------------------------------------------------- */
 
-/* Memory for our own use: not for children, not for core dumps. */
-static uint8_t *map_private(size_t size, int protection)
+static void unmap(uint8_t *mem, size_t size)
 {
-    uint8_t *mem = mmap(NULL, size, protection,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (mem == MAP_FAILED) {
-        return NULL;
+    if (mem) {
+        munmap(mem, size);
     }
-    /* a huge page would take memory for a buffer never used, or for zeroes */
-    madvise(mem, size, MADV_NOHUGEPAGE);
-    madvise(mem, size, MADV_DONTDUMP);
-    madvise(mem, size, MADV_DONTFORK);
-    return mem;
 }
 
 /* Called with settings_lock. */
@@ -77,20 +69,20 @@ static int make_buffers(MemswapHugetlb *hugetlb)
     /* Twice the CPUs, for threads that are preempted while they have one. */
     unsigned int n = CLAMP(2 * sysconf(_SC_NPROCESSORS_CONF), 8,
                            MEMSWAP_BUFFERS_MAX);
+    uint8_t *zeroes, *buffers;
 
     if (hugetlb->buffers) {
         return 0;
     }
-    hugetlb->zeroes = map_private(HUGE_SIZE, PROT_READ);
-    if (!hugetlb->zeroes) {
+    zeroes = memswap_sparse_map(HUGE_SIZE);
+    buffers = memswap_sparse_map(n * HUGE_SIZE);
+    if (!zeroes || !buffers || mprotect(zeroes, HUGE_SIZE, PROT_READ)) {
+        unmap(zeroes, HUGE_SIZE);
+        unmap(buffers, n * HUGE_SIZE);
         return -ENOMEM;
     }
-    hugetlb->buffers = map_private(n * HUGE_SIZE, PROT_READ | PROT_WRITE);
-    if (!hugetlb->buffers) {
-        munmap(hugetlb->zeroes, HUGE_SIZE);
-        hugetlb->zeroes = NULL;
-        return -ENOMEM;
-    }
+    hugetlb->zeroes = zeroes;
+    hugetlb->buffers = buffers;
     hugetlb->n_buffers = n;
     return 0;
 }
@@ -99,10 +91,8 @@ void memswap_hugetlb_free(MemswapEngine *engine)
 {
     MemswapHugetlb *hugetlb = &engine->hugetlb;
 
-    if (hugetlb->buffers) {
-        munmap(hugetlb->zeroes, HUGE_SIZE);
-        munmap(hugetlb->buffers, hugetlb->n_buffers * HUGE_SIZE);
-    }
+    unmap(hugetlb->zeroes, HUGE_SIZE);
+    unmap(hugetlb->buffers, hugetlb->n_buffers * HUGE_SIZE);
 }
 
 /* The lowest that is free: those never used take no memory. */

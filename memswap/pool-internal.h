@@ -264,8 +264,6 @@ void memswap_segments_repaid(MemswapPool *pool);
 bool memswap_segments_trim(MemswapPool *pool);
 void memswap_segments_init(MemswapPool *pool);
 void memswap_segments_destroy(MemswapPool *pool);
-/* Private memory, zeroed, out of core dumps and of children; or NULL. */
-void *memswap_pool_map(size_t size);
 
 /* pool-codec.c */
 

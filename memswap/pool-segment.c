@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "pool-internal.h"
+#include "sparse.h"
 
 /* Shared segments mapped at once. */
 #define SEGMENTS_PER_MAPPING 16
@@ -31,23 +32,6 @@
 #define TRIM_BATCH 16
 /* Limits from here on have a segment set aside for the compactor. */
 #define RESERVE_FROM (4ULL * MEMSWAP_SEGMENT_SIZE)
-
-void *memswap_pool_map(size_t size)
-{
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (p == MAP_FAILED) {
-        return NULL;
-    }
-    /* Huge pages would take memory that nobody counts. */
-    if (madvise(p, size, MADV_DONTFORK) || madvise(p, size, MADV_DONTDUMP) ||
-        (madvise(p, size, MADV_NOHUGEPAGE) && errno != EINVAL)) {
-        munmap(p, size);
-        return NULL;
-    }
-    return p;
-}
 
 MemswapSegment *memswap_segment_lookup(MemswapPool *pool, uint32_t id)
 {
@@ -130,7 +114,7 @@ static int extend_table(MemswapPool *pool, uint32_t end)
         if (atomic_load_explicit(&pool->table[i], memory_order_relaxed)) {
             continue;
         }
-        block = memswap_pool_map(MEMSWAP_TABLE_BLOCK * sizeof(*block));
+        block = memswap_sparse_map(MEMSWAP_TABLE_BLOCK * sizeof(*block));
         if (!block) {
             return -ENOMEM;
         }
@@ -163,7 +147,7 @@ static int create_segments(MemswapPool *pool, MemswapSegmentKind kind)
     if (ret) {
         return ret;
     }
-    base = memswap_pool_map((size_t)count * capacity);
+    base = memswap_sparse_map((size_t)count * capacity);
     if (!base) {
         return -ENOMEM;
     }

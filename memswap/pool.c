@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "pool-internal.h"
+#include "sparse.h"
 
 #define WRITERS_MAX 16
 /* What same() unpacks on the stack. */
@@ -340,7 +341,7 @@ static bool create_writers(MemswapPool *pool)
 
         pthread_mutex_init(&writer->lock, NULL);
         writer->buffer_size = memswap_compressed_max(pool->max_page_size);
-        writer->buffer = memswap_pool_map(writer->buffer_size);
+        writer->buffer = memswap_sparse_map(writer->buffer_size);
         if (!writer->buffer || !memswap_compressors_init(writer)) {
             return false;
         }
