@@ -77,7 +77,29 @@ typedef struct PinWait {
     unsigned int force;     /* MEMSWAP_FILL_FORCE once it waited enough */
 } PinWait;
 
-/* Give the evictors a moment, unless somebody could be waiting for us. */
+/*
+ * Make room in this thread, or decide to pass the limit, where somebody could
+ * be waiting for us or has waited enough.  False: all there is to do is wait.
+ */
+static bool find_room(MemswapEngine *engine, size_t size, PinWait *wait,
+                      int64_t now)
+{
+    if (wait->force) {
+        /* it is the host that has no memory, of which we may have some */
+        return !engine->n_evictors && memswap_hugetlb_wanted(engine) &&
+               memswap_reclaim_direct(engine, 0);
+    }
+    if (memswap_makes_own_room(engine) &&
+        memswap_reclaim_direct(engine, size)) {
+        return true;
+    }
+    if (!engine->n_evictors || memswap_may_overshoot(engine, 0) ||
+        now - wait->since > PIN_PATIENCE_NS) {
+        wait->force = MEMSWAP_FILL_FORCE;
+    }
+    return wait->force;
+}
+
 static void wait_for_room(MemswapEngine *engine, size_t size, PinWait *wait)
 {
     int64_t before = memswap_now(engine);
@@ -87,19 +109,9 @@ static void wait_for_room(MemswapEngine *engine, size_t size, PinWait *wait)
         wait->since = before;
         memswap_count(engine->stalls, 1);
     }
-    if (wait->force ? !engine->n_evictors && memswap_hugetlb_wanted(engine) :
-                      memswap_makes_own_room(engine)) {
-        if (memswap_reclaim_direct(engine, wait->force ? 0 : size)) {
-            return;
-        }
-    }
-    if (!wait->force && (!engine->n_evictors ||
-                         memswap_may_overshoot(engine, 0) ||
-                         before - wait->since > PIN_PATIENCE_NS)) {
-        wait->force = MEMSWAP_FILL_FORCE;
+    if (find_room(engine, size, wait, before)) {
         return;
     }
-    /* with force, it is the host that has no memory: it may have some soon */
     memswap_evictors_kick(engine);
     g_usleep(PIN_SLICE_NS / 1000);
     memswap_count(engine->stall_ns, memswap_now(engine) - before);
