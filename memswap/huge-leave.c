@@ -22,7 +22,6 @@
  */
 
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -31,8 +30,6 @@
 
 /* Pages read at once. */
 #define READ_PAGES 32
-/* Looks at a page in FILLING. */
-#define FILLING_TRIES 16
 /* It pays if this part goes. */
 #define GONE_PART 4
 /* Between attempts to copy back, while the host has no memory. */
@@ -105,42 +102,21 @@ static void take_cold(Leave *leave)
  */
 static bool take_other(Leave *leave, uint64_t i)
 {
+    const unsigned int states = 1u << MEMSWAP_ABSENT |
+                                1u << MEMSWAP_RESIDENT |
+                                1u << MEMSWAP_TRIAL |
+                                1u << MEMSWAP_STORED | 1u << MEMSWAP_ZERO;
     Page *page = &leave->pages[i];
-    MemswapWord *word = page_word(leave, i);
-    uint64_t old = memswap_word_load(word);
-    unsigned int tries = FILLING_TRIES;
+    MemswapState state;
 
-    while (!memswap_word_pins(old)) {
-        MemswapState state = memswap_word_state(old);
-
-        if (state == MEMSWAP_POISONED) {
-            /* only a discard ends that, and the region is ours */
-            return true;
-        }
-        if (state == MEMSWAP_EVICTING || state == MEMSWAP_DISCARDING) {
-            break;
-        }
-        if (state == MEMSWAP_FILLING) {
-            if (!tries--) {
-                break;
-            }
-            sched_yield();
-            old = memswap_word_load(word);
-        } else if (memswap_word_cas(word, &old, memswap_word_with_state(
-                                        old & ~MEMSWAP_WORD_MAPPED,
-                                        MEMSWAP_FILLING))) {
-            page->old = old;
-            page->taken = true;
-            page->cached = state == MEMSWAP_RESIDENT ||
-                           state == MEMSWAP_TRIAL;
-            if (state == MEMSWAP_TRIAL) {
-                memswap_count(leave->engine->trial_pages,
-                              -(int64_t)leave->block->page_size);
-            }
-            return true;
-        }
-    }
-    return false;
+    page->taken = memswap_huge_take(leave->block, leave->first + i, states,
+                                    &page->old);
+    state = memswap_word_state(page->old);
+    page->cached = page->taken && (state == MEMSWAP_RESIDENT ||
+                                   state == MEMSWAP_TRIAL);
+    /* only a discard ends POISONED, and the region is ours */
+    return page->taken || (state == MEMSWAP_POISONED &&
+                           !memswap_word_pins(page->old));
 }
 
 static bool take_others(Leave *leave)

@@ -57,7 +57,6 @@
 /* Pages in hand: a bit for each that was on trial. */
 typedef struct Taken {
     uint64_t on_trial[PAGES_MAX / 64];
-    unsigned int n_on_trial;
 } Taken;
 
 static uint32_t huge_bits(MemswapRegion *region)
@@ -87,23 +86,28 @@ static void give_back(MemswapBlock *block, uint64_t first, uint64_t n,
     }
 }
 
-static bool take_page(MemswapWord *word, bool *trial)
+bool memswap_huge_take(MemswapBlock *block, uint64_t page,
+                       unsigned int states, uint64_t *old)
 {
-    uint64_t old = memswap_word_load(word);
+    MemswapWord *word = &block->words[page];
     unsigned int tries = FILLING_TRIES;
 
-    while (!memswap_word_pins(old)) {
-        MemswapState state = memswap_word_state(old);
+    *old = memswap_word_load(word);
+    while (!memswap_word_pins(*old)) {
+        MemswapState state = memswap_word_state(*old);
 
         if (state == MEMSWAP_FILLING && tries--) {
             sched_yield();
-            old = memswap_word_load(word);
-        } else if (state != MEMSWAP_RESIDENT && state != MEMSWAP_TRIAL) {
+            *old = memswap_word_load(word);
+        } else if (!(states & 1u << state)) {
             break;
-        } else if (memswap_word_cas(word, &old, memswap_word_with_state(
-                                        old & ~MEMSWAP_WORD_MAPPED,
+        } else if (memswap_word_cas(word, old, memswap_word_with_state(
+                                        *old & ~MEMSWAP_WORD_MAPPED,
                                         MEMSWAP_FILLING))) {
-            *trial = state == MEMSWAP_TRIAL;
+            if (state == MEMSWAP_TRIAL) {
+                memswap_count(block->engine->trial_pages,
+                              -(int64_t)block->page_size);
+            }
             return true;
         }
     }
@@ -118,17 +122,17 @@ static bool take_all(MemswapBlock *block, uint64_t first, Taken *taken)
 
     memset(taken, 0, sizeof(*taken));
     for (i = 0; i < block->region_pages; i++) {
-        bool trial;
+        uint64_t old;
 
-        ok = take_page(&block->words[first + i], &trial);
+        ok = memswap_huge_take(block, first + i, 1u << MEMSWAP_RESIDENT |
+                               1u << MEMSWAP_TRIAL, &old);
         if (!ok) {
             break;
         }
-        taken->on_trial[i / 64] |= (uint64_t)trial << i % 64;
-        taken->n_on_trial += trial;
+        if (memswap_word_state(old) == MEMSWAP_TRIAL) {
+            taken->on_trial[i / 64] |= UINT64_C(1) << i % 64;
+        }
     }
-    memswap_count(block->engine->trial_pages,
-                  -(int64_t)(taken->n_on_trial * block->page_size));
     if (!ok) {
         give_back(block, first, i, taken);
     }

@@ -568,6 +568,13 @@ void memswap_huge_adopt(MemswapBlock *block, uint64_t number);
  */
 int memswap_huge_collapse(MemswapBlock *block, uint64_t number);
 /*
+ * Take a page without pins from one of @states (bits) to FILLING.  One that
+ * is in FILLING gets a moment to leave it.  *@old is the word before, or the
+ * one that can't be taken.  The caller owns the region.
+ */
+bool memswap_huge_take(MemswapBlock *block, uint64_t page,
+                       unsigned int states, uint64_t *old);
+/*
  * A fault: bring the page's region back whole.  False if that can't be, and
  * the page is to be resolved by itself.  Waits for nobody.
  */
