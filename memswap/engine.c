@@ -113,7 +113,7 @@ static int check_settings(const MemswapSettings *settings,
                                 " KiB that are pinned by I/O now",
                                 pinned >> 10);
     } else if (settings->pool_limit < MEMSWAP_MIN_POOL_LIMIT) {
-        wrong = g_strdup_printf("pool limit must be at least %llu MiB",
+        wrong = g_strdup_printf("pool-limit must be at least %llu MiB",
                                 MEMSWAP_MIN_POOL_LIMIT >> 20);
     } else if (settings->codec != MEMSWAP_CODEC_ZSTD &&
                settings->codec != MEMSWAP_CODEC_LZ4) {
@@ -134,6 +134,11 @@ static int check_settings(const MemswapSettings *settings,
         *error = g_steal_pointer(&wrong);
     }
     return -EINVAL;
+}
+
+bool memswap_settings_in_range(const MemswapSettings *settings, char **error)
+{
+    return !check_settings(settings, 0, 0, 0, error);
 }
 
 /*

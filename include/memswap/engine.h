@@ -264,6 +264,15 @@ typedef struct MemswapBlockInfo {
 } MemswapBlockInfo;
 
 /**
+ * memswap_settings_in_range: could these be the settings of some engine?
+ * @error: if not, set to one line that says what to change, g_free() it; may
+ *         be NULL
+ *
+ * Needs no engine.  One with large pages or pinned ones may refuse more.
+ */
+bool memswap_settings_in_range(const MemswapSettings *settings, char **error);
+
+/**
  * memswap_engine_new: create an engine that manages nothing yet
  * @config: copied
  * @host: may be NULL; stays the caller's and must outlive the engine

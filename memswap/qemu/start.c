@@ -36,15 +36,13 @@ MemswapEngine *memswap_engine(void)
 bool memswap_check_settings(const MemswapSettings *settings,
                             uint64_t max_ram, Error **errp)
 {
-    if (settings->limit < MEMSWAP_MIN_LIMIT) {
-        error_setg(errp, "memswap: limit must be at least %llu MiB",
-                   MEMSWAP_MIN_LIMIT >> 20);
+    g_autofree char *message = NULL;
+
+    if (!memswap_settings_in_range(settings, &message)) {
+        error_setg(errp, "memswap: %s", message);
     } else if (settings->limit > max_ram) {
         error_setg(errp, "memswap: limit must not be larger than guest RAM,"
                    " %" PRIu64 " MiB", max_ram >> 20);
-    } else if (settings->pool_limit < MEMSWAP_MIN_POOL_LIMIT) {
-        error_setg(errp, "memswap: pool-limit must be at least %llu MiB",
-                   MEMSWAP_MIN_POOL_LIMIT >> 20);
     } else {
         return true;
     }

@@ -389,6 +389,10 @@ static void test_refused(void)
         g_assert_cmpint(now.compression_level, ==,
                         h->settings.compression_level);
         g_assert_cmpint(now.when_full, ==, h->settings.when_full);
+        /* but for what depends on this engine, any would refuse it */
+        g_assert_cmpint(memswap_settings_in_range(&new, NULL), ==,
+                        new.limit > MEMSWAP_MIN_LIMIT &&
+                        new.limit < 2 * MIB);
     }
     g_assert_cmpuint(h->store->configures, ==, configures);
 
