@@ -248,14 +248,15 @@ static bool map_page(Leave *leave, uint64_t i)
 
 /*
  * A page that could not be copied back.  Ours is the only copy of its content:
- * stay with it until it is somewhere.
+ * stay with it until it is somewhere, or until nobody needs it any more.  Who
+ * stops the engine waits for us, and removes the blocks only then.
  */
 static void back_page(Leave *leave, uint64_t i)
 {
     MemswapBlock *block = leave->block;
     Page *page = &leave->pages[i];
 
-    while (!atomic_load(&block->dead)) {
+    while (!atomic_load(&block->dead) && !atomic_load(&leave->engine->stop)) {
         int ret = memswap_uffd_copy(
             leave->engine->uffd, memswap_page_host(block, leave->first + i),
             page_data(leave, i), block->page_size, NULL);

@@ -231,16 +231,49 @@ Harness *harness_with_page(uint64_t size, uint64_t page)
     return h;
 }
 
-void harness_free(Harness *h)
+static void stop_handler(Harness *h)
 {
-    inject(NULL);
     if (h->handler) {
-        harness_check(h);
         atomic_store(&h->quit, true);
         eventfd_write(h->request, 1);
         g_thread_join(h->handler);
         close(h->request);
     }
+}
+
+static void free_rest(Harness *h)
+{
+    if (h->ram.host) {
+        ram_free(&h->ram);
+    }
+    g_mutex_clear(&h->lock);
+    g_cond_clear(&h->answered);
+    g_free(h);
+}
+
+static int64_t task_free_engine(Harness *h, uint64_t arg)
+{
+    memswap_engine_free(h->engine);
+    return 0;
+}
+
+void harness_abandon(Harness *h)
+{
+    stop_handler(h);
+    inline_end(h->engine);
+    task_join(task_start(h, task_free_engine, 0));
+    h->ram.block = NULL;
+    inject(NULL);
+    free_rest(h);
+}
+
+void harness_free(Harness *h)
+{
+    inject(NULL);
+    if (h->handler) {
+        harness_check(h);
+    }
+    stop_handler(h);
     if (h->ram.block) {
         ram_remove(h, &h->ram);
         if (h->store) {
@@ -252,12 +285,7 @@ void harness_free(Harness *h)
     }
     inline_end(h->engine);
     memswap_engine_free(h->engine);
-    if (h->ram.host) {
-        ram_free(&h->ram);
-    }
-    g_mutex_clear(&h->lock);
-    g_cond_clear(&h->answered);
-    g_free(h);
+    free_rest(h);
 }
 
 /* --- sums -------------------------------------------------------------- */

@@ -92,6 +92,8 @@ Harness *harness_new(const HarnessOptions *options);
 Harness *harness_with_page(uint64_t size, uint64_t page);
 /* Checks the sums first; frees everything. */
 void harness_free(Harness *h);
+/* The same, in the middle of whatever is going on: it must not take long. */
+void harness_abandon(Harness *h);
 
 /* Memory that the engine knows nothing of. */
 Ram ram_new(uint64_t size, uint64_t fd_offset);

@@ -326,6 +326,30 @@ static void test_back_no_memory(void)
     back_no_memory(50, 0, true);
 }
 
+/*
+ * There is neither memory nor room in the store, and the evictor has pages in
+ * hand that are nowhere else: who stops it doesn't wait for better times.
+ */
+static void test_back_stop(void)
+{
+    Harness *h = huge_new(&(HarnessOptions) {
+        .size = 8 * MIB, .limit = 16 * MIB, .huge = true, .evictors = 1,
+    });
+    Calls calls = {
+        .fail = INJECT_COPY, .error = -ENOMEM, .times = UINT_MAX,
+    };
+
+    if (!h) {
+        return;
+    }
+    wait_until(stats_of(h).huge == 8 * MIB);
+    calls_count(&calls);
+    /* the third region finds room for half of it */
+    harness_set_limit(h, MIB, 5 * MIB);
+    wait_until(calls.n[INJECT_COPY] >= 10);
+    harness_abandon(h);
+}
+
 /* A stranger puts pages there before we can. */
 static void stranger(Once *once)
 {
@@ -431,6 +455,7 @@ int main(int argc, char **argv)
     g_test_add_func("/huge-failure/leave/store", test_leave_store);
     g_test_add_func("/huge-failure/leave/wanted", test_leave_wanted);
     g_test_add_func("/huge-failure/back/no-memory", test_back_no_memory);
+    g_test_add_func("/huge-failure/back/stop", test_back_stop);
     g_test_add_func("/huge-failure/back/exists", test_back_exists);
     g_test_add_func("/huge-failure/discard/fails", test_discard_fails);
     g_test_add_func("/huge-failure/discard/unwritten",
