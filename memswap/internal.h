@@ -486,7 +486,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
 void memswap_serve_stalled(MemswapEngine *engine);
 /* There may be room for them now: see to it that somebody tries. */
 void memswap_room_made(MemswapEngine *engine);
-/* Drop those of a block that goes. */
+/* Drop those of a block that goes; who waits itself, waits no more. */
 void memswap_forget_stalled(MemswapBlock *block);
 /* May the limit be passed, whoever asks? */
 bool memswap_limit_is_soft(MemswapEngine *engine);

@@ -174,6 +174,10 @@ static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait)
             wait_for_owner(block, page);
             break;
         case MEMSWAP_NO_ROOM:
+            if (atomic_load(&block->dead)) {
+                /* who removes it waits for us */
+                return -EFAULT;
+            }
             wait_for_room(block->engine, block->page_size, wait);
             break;
         case MEMSWAP_LOST:

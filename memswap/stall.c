@@ -188,6 +188,10 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
         } else if (helps) {
             helps = help(engine, block);
         }
+        if (atomic_load(&block->dead)) {
+            outcome = MEMSWAP_GONE;
+            break;
+        }
         force |= memswap_may_overshoot(engine, 0);
         outcome = memswap_fill(block, page, force ? MEMSWAP_FILL_FORCE : 0,
                                kind);
@@ -268,4 +272,6 @@ void memswap_forget_stalled(MemswapBlock *block)
         }
     }
     g_mutex_unlock(&engine->stall_lock);
+    /* those that wait themselves find out that it goes */
+    next_chance(engine);
 }

@@ -366,8 +366,8 @@ int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
  * memswap_block_remove: stop managing a block whose contents are not needed
  *
  * Drops the stored copies, waits for whoever works on the block, unregisters
- * the range.  Nobody may touch its RAM while this runs, nor hold a pin in it.
- * @block is freed.
+ * the range.  Nobody may touch its RAM while this runs, nor hold a pin in it;
+ * a memswap_pin() that waits for room fails.  @block is freed.
  */
 void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block);
 
@@ -397,7 +397,8 @@ bool memswap_owns(MemswapEngine *engine, const void *host);
  * may not be held back.  Pins nest; each takes one memswap_unpin() of the
  * same range.
  *
- * Returns 0; -EIO if a page is lost, in which case nothing is pinned.
+ * Returns 0; -EIO if a page is lost, -EFAULT if its block is being removed, in
+ * which cases nothing is pinned.
  */
 int memswap_pin(MemswapEngine *engine, const void *host, uint64_t size);
 

@@ -265,6 +265,67 @@ static void test_remove(void)
     harness_short_free(h);
 }
 
+static int64_t task_remove(Harness *h, uint64_t arg)
+{
+    ram_remove(h, &h->ram);
+    return 0;
+}
+
+/*
+ * The block goes while a pin in it waits for what is not to be had: neither
+ * waits for the other.
+ */
+static void remove_beside_pin(unsigned int evictors)
+{
+    Harness *h = harness_short(2, evictors);
+    Task *pin, *remove;
+
+    huge_fill(h, 0, 1);
+    huge_fill(h, 1, 3);
+    harness_settle(h);
+    atomic_store(&h->store->put_error, -ENOSPC);
+    pin = task_start(h, task_pin, 2 * HUGE_PARTS);
+    task_check_waits(pin);
+    remove = task_start(h, task_remove, 0);
+    g_assert_cmpint(task_join(pin), ==, -EFAULT);
+    g_assert_cmpint(task_join(remove), ==, 0);
+    harness_short_free(h);
+}
+
+static void test_remove_beside_pin(void)
+{
+    remove_beside_pin(0);
+    remove_beside_pin(1);
+}
+
+/* The same for a thread that resolves its own fault; without a fault. */
+static int64_t task_stall_here(Harness *h, uint64_t page)
+{
+    MemswapBlock *block = memswap_block_ref(h->ram.block);
+    MemswapFaultKind kind;
+    MemswapOutcome outcome = memswap_stall_here(block, page, false, &kind);
+
+    memswap_block_unref(block);
+    return outcome;
+}
+
+static void test_remove_beside_fault(void)
+{
+    Harness *h = harness_short(2, 1);
+    Task *held, *remove;
+
+    huge_fill(h, 0, 1);
+    huge_fill(h, 1, 3);
+    harness_settle(h);
+    atomic_store(&h->store->put_error, -ENOSPC);
+    held = task_start(h, task_stall_here, 2);
+    task_check_waits(held);
+    remove = task_start(h, task_remove, 0);
+    g_assert_cmpint(task_join(held), ==, MEMSWAP_GONE);
+    g_assert_cmpint(task_join(remove), ==, 0);
+    harness_short_free(h);
+}
+
 /* --- both sizes in one engine ------------------------------------------- */
 
 /* They share the limit; what frees no hugepage is left alone. */
@@ -349,6 +410,10 @@ int main(int argc, char **argv)
     g_test_add_func("/hugetlb-empty/discard", test_discard);
     g_test_add_func("/hugetlb-empty/pins", test_pins);
     g_test_add_func("/hugetlb-empty/remove", test_remove);
+    g_test_add_func("/hugetlb-empty/remove-beside-pin",
+                    test_remove_beside_pin);
+    g_test_add_func("/hugetlb-empty/remove-beside-fault",
+                    test_remove_beside_fault);
     g_test_add_func("/hugetlb-empty/both-sizes", test_both);
     return g_test_run();
 }
