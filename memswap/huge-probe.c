@@ -11,12 +11,17 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "internal.h"
 #include "uffd.h"
+
+/* While the host has no memory for the answer. */
+#define PROBE_TRIES 5
+#define PROBE_WAIT_US 20000
 
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage"
 
@@ -51,51 +56,89 @@ static bool host_keeps_out(void)
     return ok;
 }
 
-/* Two regions, the second with a hole for its first page. */
-static bool probe_range(MemswapEngine *engine, int fd, uint8_t *at)
+static int collapse(uint8_t *at)
+{
+    return madvise(at, MEMSWAP_REGION_SIZE, MADV_COLLAPSE) ? -errno : 0;
+}
+
+/* That says nothing of the kernel, but that it has no memory right now. */
+static bool says_nothing(int error)
+{
+    return error == -ENOMEM || error == -EAGAIN || error == -EINTR;
+}
+
+/*
+ * Two regions, the second with a hole for its first page.  Returns 1 if this
+ * kernel can, 0 if it can't, a negative errno if there is no telling.
+ */
+static int probe_range(MemswapEngine *engine, int fd, uint8_t *at)
 {
     const size_t size = MEMSWAP_REGION_SIZE;
     const size_t page = sysconf(_SC_PAGESIZE);
     g_autofree uint8_t *zeroes = g_malloc0(size);
-    bool ok;
+    int ret = memswap_uffd_register(engine->uffd, at, 2 * size);
 
-    if (memswap_uffd_register(engine->uffd, at, 2 * size)) {
-        return false;
+    if (ret) {
+        return ret;
     }
-    ok = !memswap_uffd_copy(engine->uffd, at, zeroes, size, NULL) &&
-         !memswap_uffd_copy(engine->uffd, at + size + page, zeroes,
-                            size - page, NULL) &&
-         !madvise(at, size, MADV_DONTNEED) &&
-         !madvise(at, size, MADV_COLLAPSE) &&
-         madvise(at + size, size, MADV_COLLAPSE) &&
-         lseek(fd, size, SEEK_DATA) == (off_t)(size + page);
+    ret = memswap_uffd_copy(engine->uffd, at, zeroes, size, NULL) ?:
+          memswap_uffd_copy(engine->uffd, at + size + page, zeroes,
+                            size - page, NULL);
+    if (!ret && madvise(at, size, MADV_DONTNEED)) {
+        ret = -errno;
+    }
+    ret = ret ?: collapse(at);
+    if (!ret) {
+        /* refused for the hole, and not for want of memory? */
+        ret = collapse(at + size);
+        if (!says_nothing(ret)) {
+            ret = ret && lseek(fd, size, SEEK_DATA) == (off_t)(size + page);
+        }
+    }
     memswap_uffd_unregister(engine->uffd, at, 2 * size);
-    return ok;
+    return ret;
 }
 
-void memswap_huge_probe(MemswapEngine *engine)
+/* As probe_range() does. */
+static int probe(MemswapEngine *engine)
 {
     const size_t size = MEMSWAP_REGION_SIZE;
     uint8_t *space, *at;
-    int fd;
+    int ret;
+    int fd = memfd_create("memswap-probe", MFD_CLOEXEC);
 
-    if (!host_keeps_out()) {
-        return;
-    }
-    fd = memfd_create("memswap-probe", MFD_CLOEXEC);
     if (fd < 0) {
-        return;
+        return -errno;
     }
     space = mmap(NULL, 3 * size, PROT_NONE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (space != MAP_FAILED) {
+    if (space == MAP_FAILED) {
+        ret = -errno;
+    } else {
         at = (uint8_t *)(((uintptr_t)space + size - 1) & ~(size - 1));
-        if (!ftruncate(fd, 2 * size) &&
+        if (ftruncate(fd, 2 * size) ||
             mmap(at, 2 * size, PROT_READ | PROT_WRITE,
-                 MAP_SHARED | MAP_FIXED, fd, 0) == at) {
-            engine->huge = probe_range(engine, fd, at);
+                 MAP_SHARED | MAP_FIXED, fd, 0) != at) {
+            ret = -errno;
+        } else {
+            ret = probe_range(engine, fd, at);
         }
         munmap(space, 3 * size);
     }
     close(fd);
+    return ret;
+}
+
+void memswap_huge_probe(MemswapEngine *engine)
+{
+    unsigned int tries = PROBE_TRIES;
+    int ret;
+
+    if (!host_keeps_out()) {
+        return;
+    }
+    while (says_nothing(ret = probe(engine)) && --tries) {
+        g_usleep(PROBE_WAIT_US);
+    }
+    engine->huge = ret > 0;
 }

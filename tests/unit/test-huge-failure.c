@@ -439,9 +439,49 @@ static void test_discard_unwritten(void)
     harness_free(h);
 }
 
+/* --- the probe ---------------------------------------------------------- */
+
+/* Engines that had no memory for the probe, from a call on, some times. */
+static void probe(unsigned int from, unsigned int times, int error, bool can,
+                  unsigned int calls_made)
+{
+    Calls calls = {
+        .fail = INJECT_COLLAPSE, .error = error, .from = from, .times = times,
+    };
+    Harness *h;
+
+    calls_count(&calls);
+    h = harness_new(&(HarnessOptions) { .size = 2 * MIB, .huge = true });
+    inject(NULL);
+    g_assert_cmpint(stats_of(h).huge_supported, ==, can);
+    g_assert_cmpuint(calls.n[INJECT_COLLAPSE], ==, calls_made);
+    harness_free(h);
+}
+
+static void test_probe(void)
+{
+    Harness *h = huge_new(&(HarnessOptions) { .size = 2 * MIB, .huge = true });
+
+    if (!h) {
+        return;
+    }
+    harness_free(h);
+    /* two calls: one to see that it works, one that has to be refused */
+    probe(0, 0, 0, true, 2);
+    probe(0, 2, -ENOMEM, true, 4);
+    probe(0, 1, -EAGAIN, true, 3);
+    /* no memory is no refusal */
+    probe(1, 1, -ENOMEM, true, 4);
+    probe(0, UINT_MAX, -ENOMEM, false, 5);
+    probe(1, UINT_MAX, -ENOMEM, false, 6);
+    /* an answer is an answer */
+    probe(0, 1, -EINVAL, false, 1);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/huge-failure/probe", test_probe);
     g_test_add_func("/huge-failure/collapse/busy", test_collapse_busy);
     g_test_add_func("/huge-failure/collapse/no-memory",
                     test_collapse_no_memory);
