@@ -4,7 +4,8 @@
  * A page that comes back and is not written to need not be compressed again
  * when it leaves.  Its word keeps the copy's handle, under a budget; eviction
  * compares the page with the copy, since nothing tells writes from reads here.
- * So a kept copy is never believed, and may be forgotten at any time.
+ * So a kept copy is never believed, and may be forgotten at any time.  For room
+ * they are shed region by region, with a hand that goes round like a clock's.
  *
  * Whoever changes a word with MEMSWAP_WORD_KEPT either carries flag and handle
  * along, or owns the copy from then on and drops it.
@@ -115,27 +116,47 @@ static uint64_t shed_region(MemswapBlock *block, uint64_t number, bool warm)
     return n;
 }
 
+/* From region *@number on; it is the next one then.  Returns bytes of pages. */
+static uint64_t shed_block(MemswapBlock *block, uint64_t *number,
+                           uint64_t bytes)
+{
+    uint64_t shed = 0;
+
+    for (; *number < block->n_regions && shed < bytes; (*number)++) {
+        if (atomic_load(&block->regions[*number].resident)) {
+            shed += shed_region(block, *number, false) << block->page_shift;
+        }
+    }
+    return shed;
+}
+
 uint64_t memswap_shed_copies(MemswapEngine *engine, uint64_t bytes)
 {
     unsigned int slots = atomic_load(&engine->n_slots);
+    uint64_t hand = atomic_load(&engine->shed_hand);
+    unsigned int slot = hand >> MEMSWAP_OWNER_SHIFT;
+    uint64_t number = hand & ((UINT64_C(1) << MEMSWAP_OWNER_SHIFT) - 1);
     uint64_t shed = 0;
 
     if (atomic_load(&engine->kept) <= 0) {
         return 0;
     }
-    for (unsigned int i = 0; i < slots && shed < bytes; i++) {
-        MemswapBlock *block = memswap_block_get(engine, i);
+    /* Once around; where it began it comes twice, for both ends of a block. */
+    for (unsigned int seen = 0; seen <= slots && shed < bytes; seen++) {
+        MemswapBlock *block = memswap_block_get(engine, slot);
 
-        for (uint64_t k = 0; block && k < block->n_regions && shed < bytes;
-             k++) {
-            if (atomic_load(&block->regions[k].resident)) {
-                shed += shed_region(block, k, false) << block->page_shift;
-            }
-        }
         if (block) {
+            shed += shed_block(block, &number, bytes - shed);
             memswap_block_unref(block);
         }
+        if (shed < bytes) {
+            slot = slot + 1 < slots ? slot + 1 : 0;
+            number = 0;
+        }
     }
+    /* Two at a time may leave it at either's end. */
+    atomic_store(&engine->shed_hand,
+                 (uint64_t)slot << MEMSWAP_OWNER_SHIFT | number);
     return shed;
 }
 

@@ -214,6 +214,7 @@ struct MemswapEngine {
     _Atomic uint32_t behind_at; /* evictions when the last one was added */
     _Atomic uint32_t behind_next;
     _Atomic bool store_full;        /* a put was refused, none worked since */
+    _Atomic uint64_t shed_hand;     /* as a page's owner, but of a region */
 
     MemswapHugetlb hugetlb;
 

@@ -210,6 +210,55 @@ static void test_shed(void)
     harness_free(h);
 }
 
+/* Pages of a region that keep copies. */
+static uint64_t kept_in(const Ram *ram, uint64_t region)
+{
+    uint64_t n = 0;
+
+    for (uint64_t page = 0; page < REGION_PAGES; page++) {
+        n += (memswap_word_load(&ram->block->words[region * REGION_PAGES +
+                                                   page]) &
+              MEMSWAP_WORD_KEPT) != 0;
+    }
+    return n;
+}
+
+/* Regions lose their copies in turn, and not the first ones always. */
+static void test_shed_in_turn(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 4 * MIB, .limit = 16 * MIB, .keep_copies = 16 * MIB,
+    });
+    Ram first = h->ram, second = ram_new(4 * MIB, 0);
+
+    ram_add(h, &second, "second");
+    write_pages(h, 0, 2 * REGION_PAGES);
+    h->ram = second;
+    write_pages(h, 0, 2 * REGION_PAGES);
+    for (unsigned int turn = 0; turn < 6; turn++) {
+        /* all go, and come back with their copies */
+        g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, 8 * MIB);
+        h->ram = second;
+        check_pages(h, 0, 2 * REGION_PAGES);
+        h->ram = first;
+        check_pages(h, 0, 2 * REGION_PAGES);
+        g_assert_cmpuint(stats_of(h).kept, ==, 8 * MIB);
+
+        g_assert_cmpuint(memswap_shed_copies(h->engine, 1), ==, 2 * MIB);
+        for (unsigned int region = 0; region < 4; region++) {
+            g_assert_cmpuint(kept_in(region < 2 ? &first : &second,
+                                     region % 2), ==,
+                             region == turn % 4 ? 0 : REGION_PAGES);
+        }
+    }
+    /* all of them, from wherever it is */
+    g_assert_cmpuint(memswap_shed_copies(h->engine, UINT64_MAX), ==, 6 * MIB);
+    g_assert_cmpuint(stats_of(h).kept, ==, 0);
+    ram_remove(h, &second);
+    ram_free(&second);
+    harness_free(h);
+}
+
 /* Again and again, with the real pool. */
 static void test_again(void)
 {
@@ -293,6 +342,7 @@ int main(int argc, char **argv)
     g_test_add_func("/copies/store-full", test_store_full);
     g_test_add_func("/copies/full-of-stale", test_full_of_stale);
     g_test_add_func("/copies/shed", test_shed);
+    g_test_add_func("/copies/shed-in-turn", test_shed_in_turn);
     g_test_add_func("/copies/again", test_again);
     g_test_add_func("/copies/moved", test_moved);
     return g_test_run();
