@@ -276,6 +276,25 @@ static gpointer evictor(gpointer opaque)
     }
 }
 
+/*
+ * With nobody in the background, the store's background work is for who
+ * reclaims: without it the store takes ever more, or stays full for ever.
+ */
+static void maintain_direct(MemswapEngine *engine, bool more_stored)
+{
+    MemswapStore *store = engine->store;
+
+    if (engine->n_evictors) {
+        return;
+    }
+    if (atomic_load(&engine->store_full)) {
+        while (store->ops->maintain(store)) {
+        }
+    } else if (more_stored) {
+        store->ops->maintain(store);
+    }
+}
+
 bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
 {
     uint64_t round = memswap_reclaim_round(engine) + 1;
@@ -297,6 +316,7 @@ bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
         if (gone) {
             steps = 2 * round;
         }
+        maintain_direct(engine, gone > 0);
     }
     want = excess(engine, size);
     note_stuck(engine, !want);

@@ -325,6 +325,48 @@ static void test_concurrent(void)
     harness_free(h);
 }
 
+static int64_t task_write_pages(Harness *h, uint64_t n)
+{
+    for (uint64_t page = 0; page < n; page++) {
+        if (page % 4) {
+            ram_fill(h, page, 4 * page + 3);
+        }
+    }
+    return 0;
+}
+
+/*
+ * Without evictors, who reclaims compacts as well: a pool that is full of
+ * holes takes no page otherwise, and the fault waits for ever.
+ */
+static void test_compacts(void)
+{
+    const uint64_t n = 32 * MIB / PAGE;
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 32 * MIB, .limit = 2 * MIB, .pool = true,
+        .pool_limit = 20 * MIB,
+    });
+
+    for (uint64_t page = 0; page < n; page++) {
+        ram_fill(h, page, 4 * page + 3);
+    }
+    harness_settle(h);
+    g_assert_cmpuint(stats_of(h).pool_bytes, >, 15 * MIB);
+    for (uint64_t page = 0; page < n; page++) {
+        if (page % 4) {
+            g_assert_cmpint(task_discard(h, page), ==, 0);
+        }
+    }
+    g_assert_cmpuint(stats_of(h).pool_moved, ==, 0);
+    g_assert_cmpint(task_join(task_start(h, task_write_pages, n)), ==, 0);
+    g_assert_cmpuint(stats_of(h).pool_moved, >, 0);
+    g_assert_cmpuint(stats_of(h).stalls, ==, 0);
+    for (uint64_t page = 0; page < n; page++) {
+        ram_check(h, page, 4 * page + 3);
+    }
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -338,6 +380,7 @@ int main(int argc, char **argv)
     g_test_add_func("/reclaim/all-regions", test_all_regions);
     g_test_add_func("/reclaim/blocks", test_blocks);
     g_test_add_func("/reclaim/rewritten", test_rewritten);
+    g_test_add_func("/reclaim/compacts", test_compacts);
     g_test_add_func("/reclaim/concurrent", test_concurrent);
     return g_test_run();
 }
