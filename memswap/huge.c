@@ -201,6 +201,7 @@ int memswap_huge_collapse(MemswapBlock *block, uint64_t number)
     }
     huge_change(region, MEMSWAP_HUGE_WARM, MEMSWAP_HUGE_FOLIO);
     ret = collapse(memswap_page_host(block, first), whole);
+    memswap_trace(engine, MEMSWAP_TRACE_COLLAPSE, block, first, -ret);
     if (ret) {
         collapse_failed(block, number, ret, was_large, &taken);
         return ret;

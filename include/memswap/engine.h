@@ -57,6 +57,8 @@ typedef enum MemswapTracePoint {
     MEMSWAP_TRACE_FAULT,    /* arg: MemswapFaultKind */
     MEMSWAP_TRACE_TRIAL,    /* offset: of the region, arg: pages on trial */
     MEMSWAP_TRACE_EVICT,    /* offset: of the run, arg: pages gone */
+    /* offset: of the region, arg: 0, or the errno that it failed with */
+    MEMSWAP_TRACE_COLLAPSE,
     MEMSWAP_TRACE_FILL,     /* arg: MemswapFaultKind */
     MEMSWAP_TRACE_DISCARD,  /* arg: bytes */
     MEMSWAP_TRACE_PIN_WAIT, /* arg: ns waited for somebody else's transition */

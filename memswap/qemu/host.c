@@ -110,6 +110,9 @@ static void on_trace(void *opaque, MemswapTracePoint point, const char *block,
     case MEMSWAP_TRACE_EVICT:
         trace_memswap_evict(block, offset, arg);
         break;
+    case MEMSWAP_TRACE_COLLAPSE:
+        trace_memswap_collapse(block, offset, arg);
+        break;
     case MEMSWAP_TRACE_DISCARD:
         trace_memswap_discard(block, offset, arg);
         break;

@@ -34,6 +34,7 @@ static void collapse_fails(InjectCall call, int error, bool large,
     inject(NULL);
     g_assert_cmpuint(stats_of(h).huge, ==, 0);
     g_assert_cmpuint(stats_of(h).collapse_failures, ==, 1);
+    g_assert_cmpuint(h->traces[MEMSWAP_TRACE_COLLAPSE], ==, 1);
     g_assert_cmpint(memswap_region_large(&h->ram.block->regions[0]), ==,
                     large);
     faults = stats_of(h).faults[MEMSWAP_FAULT_MINOR];
