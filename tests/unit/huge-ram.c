@@ -64,6 +64,11 @@ uint64_t huge_look(Harness *h, uint64_t number)
     return gone;
 }
 
+uint64_t huge_trial_faults(Harness *h)
+{
+    return stats_of(h).faults[MEMSWAP_FAULT_TRIAL];
+}
+
 int huge_mapped(Harness *h)
 {
     return ram_smaps(&h->ram, "ShmemPmdMapped:");

@@ -20,6 +20,8 @@ uint64_t huge_pass(Harness *h);
 uint64_t huge_try(Harness *h, uint64_t number, bool fine);
 /* The second look at it.  Returns the bytes gone. */
 uint64_t huge_look(Harness *h, uint64_t number);
+/* Faults that found their page on trial, so far. */
+uint64_t huge_trial_faults(Harness *h);
 /* KiB of the RAM mapped by huge pages. */
 int huge_mapped(Harness *h);
 
