@@ -399,3 +399,13 @@ void check(QTestState *qts, uint64_t addr, uint64_t size, Content content,
         }
     }
 }
+
+void expect_swapping(QTestState *qts)
+{
+    fill(qts, 2 * MIB, 8 * MIB, CONTENT_MIXED, 1);
+    reclaim(qts, 8 * MIB);
+    g_assert_cmpuint(number(qts, "memory", "stored"), >, 0);
+    expect_within_limit(qts);
+    check(qts, 2 * MIB, 8 * MIB, CONTENT_MIXED, 1);
+    expect_sums(qts);
+}

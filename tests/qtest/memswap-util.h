@@ -99,6 +99,9 @@ void fill(QTestState *qts, uint64_t addr, uint64_t size, Content content,
 void check(QTestState *qts, uint64_t addr, uint64_t size, Content content,
            unsigned int seed);
 
+/* It is managed, and of use: pages go and come back. */
+void expect_swapping(QTestState *qts);
+
 /* Make one page's worth of what fill() writes at @addr. */
 void make_page(uint8_t *page, uint64_t addr, Content content,
                unsigned int seed);
