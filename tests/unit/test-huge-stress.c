@@ -306,8 +306,11 @@ static void stress(const HarnessOptions *options)
     harness_set_limit(h, 2 * RAM_SIZE, 0);
     g_assert_cmpuint(count_lost(&stress, workers), ==, 0);
     harness_check(h);
-    /* All of it from huge regions, then from the store. */
-    for (unsigned int i = 0; i < 60 && stats_of(h).huge < RAM_SIZE; i++) {
+    /*
+     * All of it from huge regions, then from the store.  After a collapse
+     * that failed, as some do on a busy machine, a region rests for 30 ticks.
+     */
+    for (unsigned int i = 0; i < 300 && stats_of(h).huge < RAM_SIZE; i++) {
         for (uint64_t page = 0; page < RAM_SIZE / PAGE; page++) {
             ram_touch(h, page);
         }
