@@ -303,11 +303,13 @@ static void block_unpublish(MemswapBlock *block)
     memswap_collapser_wake(engine);
     memswap_forget_trials(block);
     memswap_forget_stalled(block);
+    memswap_forget_slow(block);
     while (atomic_load(&block->refs)) {
         g_usleep(50);
         /* what was in the evictors' hands may have come back to the queues */
         memswap_forget_trials(block);
         memswap_forget_stalled(block);
+        memswap_forget_slow(block);
     }
 }
 

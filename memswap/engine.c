@@ -327,6 +327,16 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
         memswap_huge_probe(engine);
     }
     memswap_evictors_start(engine, config->evictors);
+    ret = memswap_helpers_start(engine, engine->inline_faults ? 0 :
+                                config->fault_helpers, config->spread_faults);
+    if (ret) {
+        if (error) {
+            *error = g_strdup_printf("no fault helpers: %s",
+                                     g_strerror(-ret));
+        }
+        memswap_engine_free(engine);
+        return ret;
+    }
     *result = engine;
     return 0;
 }
@@ -340,6 +350,7 @@ int memswap_engine_new(const MemswapConfig *config, const MemswapHost *host,
 
 void memswap_engine_free(MemswapEngine *engine)
 {
+    memswap_helpers_stop(engine);
     memswap_evictors_stop(engine);
     for (unsigned int i = 0; i < MEMSWAP_MAX_BLOCKS; i++) {
         MemswapBlock *block = atomic_load(&engine->blocks[i]);
@@ -351,6 +362,7 @@ void memswap_engine_free(MemswapEngine *engine)
     engine->store->ops->free(engine->store);
     memswap_readahead_destroy(engine);
     memswap_hugetlb_free(engine);
+    memswap_helpers_free(engine);
     close(engine->uffd);
     g_hash_table_unref(engine->overflow);
     g_array_free(engine->stalled, true);

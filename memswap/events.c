@@ -44,23 +44,14 @@ static MemswapOutcome fill(MemswapBlock *block, uint64_t page, pid_t tid,
     return memswap_fill(block, page, *force ? MEMSWAP_FILL_FORCE : 0, kind);
 }
 
-static void resolve(MemswapEngine *engine, const struct uffd_msg *msg)
+void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
+                           int64_t since)
 {
-    void *host = (void *)(uintptr_t)msg->arg.pagefault.address;
-    pid_t tid = msg->arg.pagefault.feat.ptid;
-    int64_t since = memswap_now(engine);
-    MemswapBlock *block = memswap_block_find(engine, host);
+    MemswapEngine *engine = block->engine;
     MemswapFaultKind kind;
-    MemswapOutcome outcome;
-    uint64_t page;
     bool force;
+    MemswapOutcome outcome = fill(block, page, tid, &force, &kind);
 
-    if (!block) {
-        /* On its way out: unregistering wakes who waits. */
-        return;
-    }
-    page = ((uint8_t *)host - block->host) >> block->page_shift;
-    outcome = fill(block, page, tid, &force, &kind);
     if (outcome == MEMSWAP_NO_ROOM) {
         memswap_stall(block, page, since, force);
     } else if (outcome == MEMSWAP_DONE) {
@@ -70,7 +61,34 @@ static void resolve(MemswapEngine *engine, const struct uffd_msg *msg)
         memswap_count(engine->faults[MEMSWAP_FAULT_WAITED], 1);
     }
     memswap_trace(engine, MEMSWAP_TRACE_FAULT, block, page, kind);
-    memswap_block_unref(block);
+}
+
+/* Returns true if it was left to memswap_slow_run(). */
+static bool resolve(MemswapEngine *engine, const struct uffd_msg *msg)
+{
+    void *host = (void *)(uintptr_t)msg->arg.pagefault.address;
+    MemswapSlow fault = {
+        .block = memswap_block_find(engine, host),
+        .tid = msg->arg.pagefault.feat.ptid,
+        .since = memswap_now(engine),
+    };
+    bool slow;
+
+    if (!fault.block) {
+        /* On its way out: unregistering wakes who waits. */
+        return false;
+    }
+    fault.page = ((uint8_t *)host - fault.block->host) >>
+                 fault.block->page_shift;
+    slow = memswap_fault_slow(fault.block, fault.page);
+    if (slow) {
+        memswap_slow_add(&fault);
+    } else {
+        memswap_fault_resolve(fault.block, fault.page, fault.tid,
+                              fault.since);
+    }
+    memswap_block_unref(fault.block);
+    return slow;
 }
 
 /* How long to wait before a fault that must not be is looked at again. */
@@ -126,10 +144,11 @@ bool memswap_engine_fault(MemswapEngine *engine, const void *host)
     return true;
 }
 
-unsigned int memswap_engine_handle(MemswapEngine *engine)
+unsigned int memswap_events_handle(MemswapEngine *engine, MemswapHelper *self)
 {
     struct uffd_msg msgs[BATCH];
     unsigned int n = 0;
+    bool slow = false;
 
     while (true) {
         ssize_t got = read(engine->uffd, msgs, sizeof(msgs));
@@ -142,13 +161,23 @@ unsigned int memswap_engine_handle(MemswapEngine *engine)
         }
         for (size_t i = 0; i < got / sizeof(msgs[0]); i++) {
             if (msgs[i].event == UFFD_EVENT_PAGEFAULT) {
-                resolve(engine, &msgs[i]);
+                slow |= resolve(engine, &msgs[i]);
                 n++;
             }
+        }
+        if (slow) {
+            memswap_slow_run(engine, self);
+            slow = false;
         }
     }
     if (!engine->n_evictors) {
         memswap_room_made(engine);
     }
     return n;
+}
+
+unsigned int memswap_engine_handle(MemswapEngine *engine)
+{
+    memswap_helpers_settle_in(engine);
+    return memswap_events_handle(engine, NULL);
 }

@@ -2,8 +2,9 @@
  * memswap engine: what its files share
  *
  * Locks, in the order they are taken.  The fault path takes none of them
- * but the leaf stall_lock, which nobody holds across a system call.  (With no
- * evictors it reclaims as well, and takes what reclaim takes.)
+ * but the leaves stall_lock and helpers.lock, which nobody holds across a
+ * system call.  (With no evictors it reclaims as well, and takes what reclaim
+ * takes.)
  *
  *   region ownership   one at a time a region: trial, eviction, collapse,
  *                      discard; a fault only tries, and does without
@@ -12,6 +13,7 @@
  *   blocks_lock        writers of the table of blocks
  *   overflow_lock      pin counts too high for a word
  *   stall_lock         faults held back for room
+ *   helpers.lock       slow faults, and who reads events
  *
  * Nobody holds a page (EVICTING, FILLING, DISCARDING) while waiting for room,
  * for another page, or for a region's owner.  One who owns a region may wait
@@ -168,6 +170,40 @@ typedef struct MemswapHugetlb {
     uint64_t hand_region;
 } MemswapHugetlb;
 
+/* A fault that may take long; see helper.c. */
+typedef struct MemswapSlow {
+    MemswapBlock *block;        /* holds a reference */
+    uint64_t page;
+    pid_t tid;
+    int64_t since;
+} MemswapSlow;
+
+typedef enum MemswapHelperRole {
+    MEMSWAP_HELPER_IDLE,
+    MEMSWAP_HELPER_READING,     /* events, or resolving what was fast */
+    MEMSWAP_HELPER_FILLING,     /* what is slow */
+} MemswapHelperRole;
+
+typedef struct MemswapHelper {
+    MemswapEngine *engine;
+    GThread *thread;
+    int wake;                   /* eventfd: its role changed, or stop */
+    MemswapHelperRole role;     /* under the lock */
+} MemswapHelper;
+
+typedef struct MemswapHelpers {
+    unsigned int n;             /* these four never change */
+    MemswapHelper *each;
+    bool spread;
+    int cpus[2];                /* the poller's, and the first helper's */
+    _Atomic bool stop;
+    _Atomic uint32_t busy;      /* helpers that have events in hand */
+    GMutex lock;
+    /* under the lock */
+    GArray *slow;               /* of MemswapSlow, in the order of time */
+    unsigned int away;          /* other threads that are in slow fills */
+} MemswapHelpers;
+
 struct MemswapEngine {
     MemswapHost host;
     void *opaque;
@@ -217,6 +253,7 @@ struct MemswapEngine {
     _Atomic uint64_t shed_hand;     /* as a page's owner, but of a region */
 
     MemswapHugetlb hugetlb;
+    MemswapHelpers helpers;
 
     /* Evictors. */
     GThread **evictors;
@@ -473,6 +510,39 @@ void memswap_readahead_destroy(MemswapEngine *engine);
  */
 void memswap_readahead(MemswapBlock *block, uint64_t page,
                        MemswapFaultKind kind);
+
+/* events.c */
+
+/* Read events and resolve them; @self: NULL for a thread that is no helper. */
+unsigned int memswap_events_handle(MemswapEngine *engine, MemswapHelper *self);
+/* Resolve a fault of thread @tid that was read at @since.  Never waits. */
+void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
+                           int64_t since);
+
+/* helper.c */
+
+/*
+ * Start @n helpers; with @spread, and two CPUs to run on, readers stay on one
+ * each.  Returns 0 or a negative errno; memswap_helpers_stop() in any case.
+ */
+int memswap_helpers_start(MemswapEngine *engine, unsigned int n, bool spread);
+/* Wait for them to end. */
+void memswap_helpers_stop(MemswapEngine *engine);
+/* Once there are no blocks. */
+void memswap_helpers_free(MemswapEngine *engine);
+/* The calling thread reads events, and is no helper. */
+void memswap_helpers_settle_in(MemswapEngine *engine);
+/* May resolving this fault take long, and is there who may do it? */
+bool memswap_fault_slow(MemswapBlock *block, uint64_t page);
+/* Leave a fault to memswap_slow_run().  The block is counted in again. */
+void memswap_slow_add(const MemswapSlow *fault);
+/*
+ * Resolve slow faults as long as there are any, and somebody else reads events
+ * meanwhile.  To be called by who added one, after all that was fast.
+ */
+void memswap_slow_run(MemswapEngine *engine, MemswapHelper *self);
+/* Drop those of a block that goes. */
+void memswap_forget_slow(MemswapBlock *block);
 
 /* stall.c: faults that wait for room */
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,

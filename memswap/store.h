@@ -55,6 +55,11 @@ typedef struct MemswapStoreOps {
      */
     bool (*same)(MemswapStore *store, uint64_t handle, const void *data,
                  size_t size);
+    /*
+     * May get() of this one take longer than a thread that has other faults
+     * to resolve should be away?  A guess, fast.  NULL: never.
+     */
+    bool (*slow)(MemswapStore *store, uint64_t handle);
     /* Forget the copy. */
     void (*drop)(MemswapStore *store, uint64_t handle);
     /*

@@ -168,6 +168,18 @@ typedef struct MemswapConfig {
     uint64_t reserve_high;
     MemswapFaultMode fault_mode;
     /*
+     * With MEMSWAP_FAULTS_EVENTS: threads of the engine's that read events
+     * while the one that polls is busy with a fill that takes long, as that of
+     * a hugepage does.  0: none; then everybody waits for such a fill.
+     */
+    unsigned int fault_helpers;
+    /*
+     * Where the process may use two CPUs, keep a thread that reads events on
+     * each: the thread that calls memswap_engine_handle(), which is to be the
+     * same each time and in charge of nothing else, and a helper.
+     */
+    bool spread_faults;
+    /*
      * Collapse regions that are resident and warm into huge pages, where
      * kernel and host can; see MemswapStats.huge_supported.
      */
@@ -310,11 +322,21 @@ int memswap_engine_fd(MemswapEngine *engine);
  * With MEMSWAP_FAULTS_EVENTS; in the other mode there are none to read.
  * Reads the userfaultfd until it is empty.  Never blocks on another fault,
  * on I/O or for room: what can't be resolved now is resolved by the thread
- * that it waits for.  Several threads may call it at once.
+ * that it waits for.  Several threads may call it at once.  With helpers it may
+ * be busy for longer with a single fill, but not unless one of them reads
+ * meanwhile.
  *
  * Returns the number of events read.
  */
 unsigned int memswap_engine_handle(MemswapEngine *engine);
+
+/**
+ * memswap_engine_spreads: does a reader of events stay on each CPU?
+ *
+ * See MemswapConfig.spread_faults.  Then to look for events before sleeping
+ * would only take time from those who fault.
+ */
+bool memswap_engine_spreads(MemswapEngine *engine);
 
 /**
  * memswap_engine_fault: resolve a fault in the thread that met it

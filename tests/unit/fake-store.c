@@ -90,6 +90,13 @@ static bool fake_same(MemswapStore *opaque, uint64_t handle, const void *data,
     return same;
 }
 
+static bool fake_slow(MemswapStore *opaque, uint64_t handle)
+{
+    FakeStore *store = (FakeStore *)opaque;
+
+    return handle < atomic_load(&store->slow_below);
+}
+
 static void fake_drop(MemswapStore *opaque, uint64_t handle)
 {
     FakeStore *store = (FakeStore *)opaque;
@@ -154,6 +161,7 @@ FakeStore *fake_store_new(void)
         .put = fake_put,
         .get = fake_get,
         .same = fake_same,
+        .slow = fake_slow,
         .drop = fake_drop,
         .maintain = fake_maintain,
         .configure = fake_configure,
@@ -172,4 +180,14 @@ FakeStore *fake_store_new(void)
 unsigned int fake_store_live(FakeStore *store)
 {
     return atomic_load(&store->puts) - atomic_load(&store->drops);
+}
+
+uint64_t fake_store_next(FakeStore *store)
+{
+    uint64_t next;
+
+    g_mutex_lock(&store->lock);
+    next = FIRST_HANDLE + store->copies->len;
+    g_mutex_unlock(&store->lock);
+    return next;
 }

@@ -29,6 +29,8 @@ struct FakeStore {
     _Atomic int get_error;      /* what get() returns instead of content */
     _Atomic uint64_t limit;
     _Atomic int codec;     /* bytes; put() beyond it gives -ENOSPC */
+    /* Handles below this are slow to get, so it says. */
+    _Atomic uint64_t slow_below;
     void *opaque;               /* set before the hooks that want it */
     _Atomic(FakeStoreHook *) before_put;
     _Atomic(FakeStoreHook *) before_get;
@@ -45,6 +47,8 @@ struct FakeStore {
     GPtrArray *copies;          /* of GBytes by handle; NULL once dropped */
 };
 
+/* Its next handle. */
+uint64_t fake_store_next(FakeStore *store);
 /* Owned by the engine that it is given to. */
 FakeStore *fake_store_new(void);
 /* Copies put and not dropped yet. */

@@ -136,13 +136,14 @@ bool harness_inline(const HarnessOptions *options)
 {
     return options->inline_faults ||
            (!g_strcmp0(g_getenv("MEMSWAP_TEST_FAULTS"), "inline") &&
-            !options->by_hand && !options->events_only);
+            !options->by_hand && !options->events_only && !options->helpers);
 }
 
 void harness_settle(Harness *h)
 {
     uint64_t number;
 
+    wait_until(!atomic_load(&h->engine->helpers.busy));
     if (!h->handler) {
         return;
     }
@@ -153,6 +154,8 @@ void harness_settle(Harness *h)
         g_cond_wait(&h->answered, &h->lock);
     }
     g_mutex_unlock(&h->lock);
+    /* what the handler left to them */
+    wait_until(!atomic_load(&h->engine->helpers.busy));
 }
 
 Harness *harness_new(const HarnessOptions *options)
@@ -186,6 +189,8 @@ Harness *harness_new(const HarnessOptions *options)
         .fault_mode = harness_inline(options) ? MEMSWAP_FAULTS_INLINE :
                       MEMSWAP_FAULTS_EVENTS,
         .huge_regions = options->huge,
+        .fault_helpers = options->helpers,
+        .spread_faults = options->spread,
         .uffd = -1,
     };
     char *error = NULL;
@@ -199,6 +204,7 @@ Harness *harness_new(const HarnessOptions *options)
     if (!options->pool) {
         h->store = fake_store_new();
         h->store->limit = config.settings.pool_limit;
+        h->store->slow_below = options->slow_store ? UINT64_MAX : 0;
     }
     ret = memswap_engine_new_with_store(
         &config, options->fake_clock ? &with_clock : &plain, h,

@@ -54,6 +54,9 @@ typedef struct HarnessOptions {
     uint64_t readahead;     /* settings.readahead */
     uint64_t keep_copies;   /* settings.keep_copies */
     bool huge;              /* huge regions, where the kernel can */
+    unsigned int helpers;   /* fault helpers; then never inline faults */
+    bool spread;            /* and one of them reads, with two CPUs */
+    bool slow_store;        /* all that the fake store has is slow to get */
 } HarnessOptions;
 
 typedef struct Harness {

@@ -183,7 +183,7 @@ static void test_all(void)
 
     h = harness_new(&(HarnessOptions) {
         .size = PAGES * HUGE_SIZE, .limit = 24 * HUGE_SIZE, .hugetlb = true,
-        .evictors = 2, .pool = true,
+        .evictors = 2, .pool = true, .helpers = 2,
     });
     stress->h = h;
     stress->small = ram_new(SMALL_SIZE, 0);

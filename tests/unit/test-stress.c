@@ -28,7 +28,7 @@
 #define RUN_MAX 16
 #define SCAN_PAGES 100
 #define WORKERS 4
-#define PERIODS 4
+#define PERIODS 5
 
 typedef struct Model {
     GMutex lock;
@@ -427,6 +427,16 @@ static void test_full(void)
     }, true);
 }
 
+/* Fills that are slow, so it seems, and several who read faults. */
+static void test_helpers(void)
+{
+    stress(&(HarnessOptions) {
+        .size = RAM_SIZE, .limit = 12 * MIB, .evictors = 1,
+        .readahead = 64 * PAGE, .helpers = 2, .slow_store = true,
+        .spread = true,
+    }, true);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -434,5 +444,6 @@ int main(int argc, char **argv)
     g_test_add_func("/stress/kernel-faults", test_kernel_faults);
     g_test_add_func("/stress/tight", test_tight);
     g_test_add_func("/stress/full", test_full);
+    g_test_add_func("/stress/helpers", test_helpers);
     return g_test_run();
 }
