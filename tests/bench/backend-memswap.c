@@ -26,6 +26,8 @@
 #define COMPRESSION_LEVEL (-5)
 /* Off in the engine unless asked for; the kernel's side has its own. */
 #define READAHEAD (128 * 1024)
+/* As memswap/qemu/start.c has it. */
+#define FAULT_HELPERS 2
 
 static MemswapEngine *engine;
 static MemswapBlock *block;
@@ -53,6 +55,8 @@ static const struct {
     size_t offset;
 } settings[] = {
     SETTING("evictors", SETTING_UINT, evictors),
+    SETTING("fault_helpers", SETTING_UINT, fault_helpers),
+    SETTING("spread_faults", SETTING_BOOL, spread_faults),
     SETTING("reserve_low", SETTING_U64, reserve_low),
     SETTING("reserve_high", SETTING_U64, reserve_high),
     SETTING("pool_limit", SETTING_U64, settings.pool_limit),
@@ -141,11 +145,12 @@ static void *handle_events(void *opaque)
         { .fd = stop_pipe[0], .events = POLLIN },
     };
     uint64_t last = bench_clock_ns();
+    uint64_t poll_for = memswap_engine_spreads(engine) ? 0 : poll_ns;
 
     while (true) {
         if (memswap_engine_handle(engine)) {
             last = bench_clock_ns();
-        } else if (bench_clock_ns() - last >= poll_ns) {
+        } else if (bench_clock_ns() - last >= poll_for) {
             if (poll(fds, G_N_ELEMENTS(fds), -1) < 0 && errno != EINTR) {
                 bench_fail(errno, "poll");
             }
@@ -202,6 +207,8 @@ static void *memswap_open(const BenchOptions *options)
             .readahead = READAHEAD,
         },
         .evictors = 1,
+        .fault_helpers = FAULT_HELPERS,
+        .spread_faults = true,
         .uffd = -1,
     };
     MemswapBlockInfo info = {
