@@ -237,14 +237,18 @@ void memswap_helpers_settle_in(MemswapEngine *engine)
     }
 }
 
-/* If there are just these CPUs, one reader is to be on each. */
+/*
+ * If there are just these CPUs, one reader is to be on each, unless a sandbox
+ * forbids to say so.
+ */
 static bool find_cpus(MemswapHelpers *helpers)
 {
     unsigned int n = 0;
     cpu_set_t set;
 
     if (sched_getaffinity(0, sizeof(set), &set) ||
-        CPU_COUNT(&set) != SPREAD_CPUS) {
+        CPU_COUNT(&set) != SPREAD_CPUS ||
+        sched_setaffinity(0, sizeof(set), &set)) {
         return false;
     }
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {

@@ -25,6 +25,12 @@
 /* Evictors: more than this many would only meet each other. */
 #define EVICTORS_MAX 4
 
+/*
+ * Slow fills at once, beside which faults are resolved; see fault_helpers in
+ * engine.h.  They sleep when there is none.
+ */
+#define FAULT_HELPERS 2
+
 /* A MemswapEngine; QEMU's atomics want to know what a pointer points to. */
 static void *the_engine;
 
@@ -116,6 +122,11 @@ void memswap_do_hold_nobody(bool begin)
 /* Have the faults of its userfaultfd read. */
 static void read_faults(MemswapObject *ms, MemswapEngine *engine)
 {
+    if (memswap_engine_spreads(engine)) {
+        /* Polling would keep the vCPU that faults from going on. */
+        object_property_set_int(OBJECT(ms->iothread), "poll-max-ns", 0,
+                                &error_abort);
+    }
     aio_set_fd_handler(iothread_get_aio_context(ms->iothread),
                        memswap_engine_fd(engine), handle_faults, NULL,
                        poll_faults, handle_faults, engine);
@@ -128,6 +139,9 @@ static bool start(MemswapObject *ms, Error **errp)
         .settings = ms->settings,
         .evictors = CLAMP(g_get_num_processors(), 1, EVICTORS_MAX),
         .huge_regions = ms->huge_regions,
+        .fault_helpers = FAULT_HELPERS,
+        /* A user's own IOThread stays where the user wants it. */
+        .spread_faults = !ms->iothread_id,
         .fault_mode = inline_faults ? MEMSWAP_FAULTS_INLINE :
                                       MEMSWAP_FAULTS_EVENTS,
         .user_mode_only = memswap_user_mode_only(ms),
