@@ -30,6 +30,8 @@
 #define FAR 2
 /* Pages evicted since a sequence left a region, and it is still going on. */
 #define STREAMING (4 * MEMSWAP_REGION_SIZE / 4096)
+/* The same in time. */
+#define STREAMING_NS 1000000000
 
 /* MemswapRegion.age: rounds left to pass, and how many the last time. */
 #define AGE(left, rounds) ((uint32_t)(rounds) << 8 | (left))
@@ -108,6 +110,7 @@ void memswap_age_behind(MemswapBlock *block, uint64_t number)
     atomic_store(&engine->behind[at], (uint64_t)(block->slot + 1) <<
                  MEMSWAP_OWNER_SHIFT | number);
     atomic_store(&engine->behind_at, now);
+    atomic_store(&engine->behind_ns, memswap_now(engine));
     memswap_evictors_behind(engine);
 }
 
@@ -125,7 +128,9 @@ bool memswap_age_streaming(MemswapEngine *engine)
 {
     return atomic_load(&engine->behind_next) &&
            (uint32_t)atomic_load(&engine->evictions) -
-           atomic_load(&engine->behind_at) < STREAMING;
+           atomic_load(&engine->behind_at) < STREAMING &&
+           memswap_now(engine) - atomic_load(&engine->behind_ns) <
+           STREAMING_NS;
 }
 
 MemswapBlock *memswap_age_take_behind(MemswapEngine *engine, uint64_t *number)

@@ -208,14 +208,21 @@ static MemswapBlock *block_new(MemswapEngine *engine,
 /* The page is in the page cache, and nobody told us: take it in. */
 static void adopt_page(MemswapBlock *block, uint64_t page)
 {
+    MemswapWord *word = &block->words[page];
     uint64_t absent = MEMSWAP_ABSENT;
 
-    /* If it isn't absent, a fault was faster. */
-    if (memswap_word_cas(&block->words[page], &absent, MEMSWAP_FILLING)) {
-        memswap_charge(block->engine, block->page_size, true);
-        memswap_block_moved(block, page, MEMSWAP_IN_NONE, MEMSWAP_IN_CACHE);
-        memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
+    while (!memswap_word_cas(word, &absent, MEMSWAP_FILLING)) {
+        if (memswap_word_state(absent) != MEMSWAP_FILLING) {
+            /* a fault was faster */
+            return;
+        }
+        /* somebody who reads ahead may give it back as it was */
+        memswap_page_wait(word);
+        absent = MEMSWAP_ABSENT;
     }
+    memswap_charge(block->engine, block->page_size, true);
+    memswap_block_moved(block, page, MEMSWAP_IN_NONE, MEMSWAP_IN_CACHE);
+    memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
 }
 
 /*

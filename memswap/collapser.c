@@ -22,6 +22,8 @@
 #define BUDGET_WITH_ROOM 25
 /* Percent of the time in which somebody may wait for a page of a collapse. */
 #define BUDGET_STALLS 1
+/* Nanoseconds of one collapse that count: beyond, others had the CPU. */
+#define STALL_MAX 10000000
 
 /* How often regions whose collapse failed are looked at. */
 #define TICK_NS 1000000000
@@ -67,7 +69,7 @@ static int collapse(Pace *pace, MemswapBlock *block, uint64_t number)
     int ret = memswap_huge_collapse(block, number);
 
     if (atomic_load(waited) != before) {
-        pace->stalled += clock_now(CLOCK_MONOTONIC) - since;
+        pace->stalled += MIN(clock_now(CLOCK_MONOTONIC) - since, STALL_MAX);
     }
     return ret;
 }

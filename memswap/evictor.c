@@ -61,8 +61,8 @@ void memswap_evictors_kick(MemswapEngine *engine)
  */
 static uint64_t reserve_start(MemswapEngine *engine, bool helper)
 {
-    return atomic_load(&engine->reserve_low) /
-           (helper || memswap_age_streaming(engine) ? 2 : 1);
+    return atomic_load(&engine->reserve_low) / (helper ? 2 : 1) /
+           (memswap_age_streaming(engine) ? 2 : 1);
 }
 
 static uint64_t reserve_stop(MemswapEngine *engine, bool helper)
@@ -74,18 +74,16 @@ static uint64_t reserve_stop(MemswapEngine *engine, bool helper)
 void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged)
 {
     uint64_t limit = atomic_load(&engine->limit);
-    uint64_t low = atomic_load(&engine->reserve_low);
     uint64_t start = reserve_start(engine, false);
     uint32_t helpers = atomic_load(&engine->helpers_asleep);
 
-    if (charged + MAX(start, low / 2) <= limit) {
+    if (charged + start <= limit) {
         return;
     }
-    if (charged + start > limit &&
-        atomic_load(&engine->sleepers) > helpers) {
+    if (atomic_load(&engine->sleepers) > helpers) {
         kick(&engine->kick);
     }
-    if (helpers && charged + low / 2 > limit) {
+    if (helpers && charged + start / 2 > limit) {
         kick(&engine->helpers_kick);
     }
 }
@@ -181,7 +179,8 @@ static bool make_room(MemswapEngine *engine, bool helper)
             flags |= MEMSWAP_RECLAIM_URGENT;
         }
         /* with enough for a while, leave it at what is left behind */
-        if (memswap_age_streaming(engine) && !waited_for && !short_of_huge &&
+        if (memswap_age_streaming(engine) && !waited_for &&
+            !memswap_hugetlb_wanted(engine) &&
             !wants_room(engine, reserve_start(engine, helper))) {
             flags |= MEMSWAP_RECLAIM_BEHIND;
         }

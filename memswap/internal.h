@@ -248,6 +248,7 @@ struct MemswapEngine {
     /* regions that a sequence left behind: slot + 1 and number; 0: none */
     _Atomic uint64_t behind[MEMSWAP_BEHIND_MAX];
     _Atomic uint32_t behind_at; /* evictions when the last one was added */
+    _Atomic int64_t behind_ns;
     _Atomic uint32_t behind_next;
     _Atomic bool store_full;        /* a put was refused, none worked since */
     _Atomic uint64_t shed_hand;     /* as a page's owner, but of a region */

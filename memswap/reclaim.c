@@ -397,6 +397,9 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
             memswap_shed_warm(entry->block, entry->region);
         }
         memswap_region_disown(region);
+    } else {
+        /* somebody has it, perhaps for long: not at the cost of others */
+        entry->behind = false;
     }
     g_mutex_lock(&engine->reclaim_lock);
     atomic_fetch_sub(&engine->in_hand, 1);

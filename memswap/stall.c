@@ -18,6 +18,8 @@
 #define HELP_BYTES (32 * 4096)
 /* Looks at regions that prove warm, until it leaves it to the evictors. */
 #define HELP_STEPS 8
+/* How often it does so for one fault: others may take what it frees. */
+#define HELP_TIMES 4
 
 /* One more fault that waits, or one fewer.  The block may be dead. */
 static void count_stalled(MemswapEngine *engine, const MemswapBlock *block,
@@ -154,13 +156,14 @@ static bool help(MemswapEngine *engine, const MemswapBlock *block)
     uint64_t gone = 0;
 
     for (unsigned int i = 0; i < HELP_STEPS && !gone; i++) {
-        if (atomic_load(&engine->stop) ||
+        if (atomic_load(&engine->stop) || atomic_load(&block->dead) ||
+            memswap_limit_is_soft(engine) ||
             !memswap_reclaim_step(engine, MAX(HELP_BYTES, block->page_size),
                                   flags, &gone)) {
             break;
         }
     }
-    if (gone && atomic_load(&engine->n_held) > 1) {
+    if (gone > block->page_size && atomic_load(&engine->n_held) > 1) {
         next_chance(engine);
     }
     return gone;
@@ -172,7 +175,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
     MemswapEngine *engine = block->engine;
     int64_t since = memswap_now(engine);
     MemswapOutcome outcome;
-    bool helps = true;
+    unsigned int helped = 0;
     uint64_t waited;
 
     memswap_count(engine->stalls, 1);
@@ -185,8 +188,6 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
 
         if (!engine->n_evictors) {
             memswap_reclaim_direct(engine, block->page_size);
-        } else if (helps) {
-            helps = help(engine, block);
         }
         if (atomic_load(&block->dead)) {
             outcome = MEMSWAP_GONE;
@@ -197,6 +198,10 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
                                kind);
         if (outcome != MEMSWAP_NO_ROOM) {
             break;
+        }
+        if (engine->n_evictors && helped++ < HELP_TIMES &&
+            help(engine, block)) {
+            continue;
         }
         atomic_fetch_add(&engine->held_failed, 1);
         memswap_futex_wait(&engine->room_seq, seen,

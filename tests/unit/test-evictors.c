@@ -108,11 +108,39 @@ static void test_at_once(void)
     at_once(4);
 }
 
+/*
+ * While a sequence goes on and there is room for a while, the clock stands
+ * still; but who lacks a hugepage is not forgotten for it, nor do evictors
+ * spin.
+ */
+static void test_streaming(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 8 * MIB, .limit = 8 * MIB, .evictors = 1,
+        .reserve_low = MIB, .reserve_high = 2 * MIB,
+    });
+    MemswapEngine *engine = h->engine;
+
+    atomic_store(&engine->behind_next, 1);
+    atomic_store(&engine->behind_ns, memswap_now(engine));
+    g_assert_true(memswap_age_streaming(engine));
+    write_pages(h, 0, (7 * MIB + MIB / 4) / PAGE);
+    g_usleep(50000);
+    g_assert_cmpuint(stats_of(h).evictions, ==, 0);
+    atomic_store(&engine->behind_ns, memswap_now(engine));
+    atomic_store(&engine->hugetlb.wanted, 1);
+    memswap_evictors_kick(engine);
+    wait_until(!atomic_load(&engine->hugetlb.wanted) &&
+               atomic_load(&engine->sleepers) == 1);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/evictors/reserve", test_reserve);
     g_test_add_func("/evictors/no-pressure", test_no_pressure);
     g_test_add_func("/evictors/at-once", test_at_once);
+    g_test_add_func("/evictors/streaming", test_streaming);
     return g_test_run();
 }
