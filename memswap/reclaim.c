@@ -43,6 +43,10 @@ bool memswap_trial_mark(MemswapBlock *block, uint64_t page, uint64_t *seen)
     return false;
 }
 
+/* Who is to reclaim so much waits for regions that somebody else owns. */
+#define BUSY_US 200
+#define BUSY_LOOKS 1000
+
 void memswap_trial_undo(MemswapBlock *block, uint64_t first, uint64_t end)
 {
     for (uint64_t page = first; page < end; page++) {
@@ -273,10 +277,10 @@ static unsigned int count_trials(MemswapEngine *engine, unsigned int flags)
 /*
  * Fill the queue, then take its oldest entry.  NULL if there is none; *@all
  * says whether the clock went around without finding one, and nobody else has
- * one in hand.
+ * one in hand; *@busy that somebody owned a region on the way.
  */
 static MemswapTrial *next_trial(MemswapEngine *engine, unsigned int flags,
-                                bool *all)
+                                bool *all, bool *busy)
 {
     unsigned int window = trial_window(engine, flags);
     unsigned int attempts = 2 * TRIAL_WINDOW;
@@ -299,6 +303,8 @@ static MemswapTrial *next_trial(MemswapEngine *engine, unsigned int flags,
         if (memswap_region_try_own(region)) {
             waiting = trial(entry->block, entry->region);
             memswap_region_disown(region);
+        } else {
+            *busy = true;
         }
         g_mutex_lock(&engine->reclaim_lock);
         entry->tried = waiting;
@@ -355,8 +361,9 @@ static MemswapTrial *next_behind(MemswapEngine *engine)
     return NULL;
 }
 
-bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
-                          unsigned int flags, uint64_t *gone)
+/* As memswap_reclaim_step(); *@busy says that somebody owned the region. */
+static bool reclaim_step(MemswapEngine *engine, uint64_t max,
+                         unsigned int flags, uint64_t *gone, bool *busy)
 {
     MemswapRegion *region;
     MemswapTrial *entry;
@@ -364,6 +371,7 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
     bool all;
 
     *gone = 0;
+    *busy = false;
     /* what is behind a sequence is of ordinary pages: see readahead.c */
     entry = flags & MEMSWAP_RECLAIM_HUGETLB ? NULL : next_behind(engine);
     if (entry) {
@@ -373,7 +381,7 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
     } else if (flags & MEMSWAP_RECLAIM_BEHIND) {
         return false;
     } else {
-        entry = next_trial(engine, flags, &all);
+        entry = next_trial(engine, flags, &all, busy);
     }
     if (!entry) {
         return !all;
@@ -400,6 +408,7 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
     } else {
         /* somebody has it, perhaps for long: not at the cost of others */
         entry->behind = false;
+        *busy = true;
     }
     g_mutex_lock(&engine->reclaim_lock);
     atomic_fetch_sub(&engine->in_hand, 1);
@@ -412,22 +421,37 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
     return true;
 }
 
+bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
+                          unsigned int flags, uint64_t *gone)
+{
+    bool busy;
+
+    return reclaim_step(engine, max, flags, gone, &busy);
+}
+
 uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size)
 {
     uint64_t steps = memswap_reclaim_round(engine) +
                      MAX(trial_window(engine, 0), TRIAL_WINDOW);
+    unsigned int patience = BUSY_LOOKS;
     uint64_t got = 0;
 
-    while (got < size && steps--) {
+    while (got < size && steps) {
         uint64_t gone;
+        bool busy;
 
-        if (!memswap_reclaim_step(engine, size - got, 0, &gone)) {
+        if (!reclaim_step(engine, size - got, 0, &gone, &busy)) {
             break;
         }
         got += gone;
-        if (!gone && atomic_load(&engine->in_hand)) {
-            /* an evictor is at what we came for: it may leave us some */
-            g_usleep(200);
+        if (!gone && (busy || atomic_load(&engine->in_hand))) {
+            /* an evictor is at what we came for, or it is made huge */
+            g_usleep(BUSY_US);
+        }
+        if (busy && patience) {
+            patience--;
+        } else {
+            steps--;
         }
     }
     memswap_room_made(engine);
