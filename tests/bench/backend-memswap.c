@@ -204,6 +204,8 @@ static void *memswap_open(const BenchOptions *options)
             .limit = options->limit ?: 2 * options->size,
             .pool_limit = UINT64_MAX,
             .compression_level = COMPRESSION_LEVEL,
+            .codec = MEMSWAP_CODEC_LZ4,
+            .keep_copies = MEMSWAP_KEEP_AUTO,
             .readahead = READAHEAD,
         },
         .evictors = 1,
