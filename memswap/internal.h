@@ -258,7 +258,8 @@ struct MemswapEngine {
 
     /* Evictors. */
     GThread **evictors;
-    unsigned int n_evictors;        /* never changes */
+    /* the same all the time, but for tests that stop and start them */
+    _Atomic unsigned int n_evictors;
     _Atomic uint32_t kick;          /* futex: counts reasons to look again */
     _Atomic uint32_t helpers_kick;  /* the same for all but the first */
     _Atomic uint32_t sleepers;      /* evictors with nothing to do */
