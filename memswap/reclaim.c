@@ -298,6 +298,8 @@ static MemswapTrial *next_trial(MemswapEngine *engine, unsigned int flags,
             *all = true;
             break;
         }
+        /* nobody is to think meanwhile that there is nothing */
+        atomic_fetch_add(&engine->in_hand, 1);
         g_mutex_unlock(&engine->reclaim_lock);
         region = &entry->block->regions[entry->region];
         if (memswap_region_try_own(region)) {
@@ -307,6 +309,7 @@ static MemswapTrial *next_trial(MemswapEngine *engine, unsigned int flags,
             *busy = true;
         }
         g_mutex_lock(&engine->reclaim_lock);
+        atomic_fetch_sub(&engine->in_hand, 1);
         entry->tried = waiting;
         if (waiting) {
             trial_queue(engine, entry, false);
