@@ -22,6 +22,9 @@
  * fetching it from the store.
  */
 #define TRIAL_WINDOW_HUGETLB 512
+/* Who is to reclaim so much waits for regions that somebody else owns. */
+#define BUSY_US 200
+#define BUSY_LOOKS 1000
 
 bool memswap_trial_mark(MemswapBlock *block, uint64_t page, uint64_t *seen)
 {
@@ -42,10 +45,6 @@ bool memswap_trial_mark(MemswapBlock *block, uint64_t page, uint64_t *seen)
     }
     return false;
 }
-
-/* Who is to reclaim so much waits for regions that somebody else owns. */
-#define BUSY_US 200
-#define BUSY_LOOKS 1000
 
 void memswap_trial_undo(MemswapBlock *block, uint64_t first, uint64_t end)
 {

@@ -6,6 +6,10 @@
 
 #include "huge-ram.h"
 
+/* A part of a region that is discarded. */
+#define PART_FIRST 50
+#define PART_END 150
+
 Harness *huge_new(const HarnessOptions *options)
 {
     Harness *h = harness_new(options);
@@ -62,6 +66,21 @@ uint64_t huge_look(Harness *h, uint64_t number)
     gone = memswap_huge_look(h->ram.block, number);
     memswap_region_disown(region);
     return gone;
+}
+
+int huge_discard_some(Harness *h)
+{
+    return memswap_discard(h->engine, h->ram.host + PART_FIRST * PAGE,
+                           (PART_END - PART_FIRST) * PAGE);
+}
+
+void huge_check_discarded(Harness *h)
+{
+    for (uint64_t page = PART_FIRST; page < PART_END; page++) {
+        ram_check(h, page, 0);
+    }
+    check_pages(h, 0, PART_FIRST);
+    check_pages(h, PART_END, REGION_PAGES - PART_END);
 }
 
 uint64_t huge_trial_faults(Harness *h)

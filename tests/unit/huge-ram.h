@@ -20,6 +20,10 @@ uint64_t huge_pass(Harness *h);
 uint64_t huge_try(Harness *h, uint64_t number, bool fine);
 /* The second look at it.  Returns the bytes gone. */
 uint64_t huge_look(Harness *h, uint64_t number);
+/* Its pages 50 to 149, of the first region.  Returns what the discard did. */
+int huge_discard_some(Harness *h);
+/* They are zero, and the region's others as they were written. */
+void huge_check_discarded(Harness *h);
 /* Faults that found their page on trial, so far. */
 uint64_t huge_trial_faults(Harness *h);
 /* KiB of the RAM mapped by huge pages. */

@@ -181,8 +181,7 @@ static void test_discard_part(void)
         return;
     }
     calls_count(&calls);
-    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + 50 * PAGE,
-                                    100 * PAGE), ==, 0);
+    g_assert_cmpint(huge_discard_some(h), ==, 0);
     stats = stats_of(h);
     g_assert_cmpuint(calls.n[INJECT_PUNCH], ==, 1);
     g_assert_cmpuint(calls.n[INJECT_COPY], ==, 2);
@@ -193,11 +192,7 @@ static void test_discard_part(void)
     g_assert_cmpuint(stats.huge, ==, 0);
     g_assert_cmpuint(stats.splits, ==, 1);
     harness_check(h);
-    for (uint64_t page = 50; page < 150; page++) {
-        ram_check(h, page, 0);
-    }
-    check_pages(h, 0, 50);
-    check_pages(h, 150, REGION_PAGES - 150);
+    huge_check_discarded(h);
     harness_free(h);
 }
 
@@ -238,16 +233,11 @@ static void test_discard_pinned(void)
     }
     g_assert_cmpint(task_pin(h, 300), ==, 0);
     calls_count(&calls);
-    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + 50 * PAGE,
-                                    100 * PAGE), ==, 0);
+    g_assert_cmpint(huge_discard_some(h), ==, 0);
     g_assert_cmpuint(calls.n[INJECT_PUNCH], ==, 0);
     g_assert_true(ram_mapped(&h->ram, 300));
     g_assert_cmpuint(stats_of(h).huge, ==, 2 * MIB);
-    for (uint64_t page = 50; page < 150; page++) {
-        ram_check(h, page, 0);
-    }
-    check_pages(h, 0, 50);
-    check_pages(h, 150, REGION_PAGES - 150);
+    huge_check_discarded(h);
 
     g_assert_cmpint(memswap_discard(h->engine, h->ram.host, 2 * MIB), ==, 0);
     g_assert_cmpuint(calls.n[INJECT_PUNCH], ==, 0);

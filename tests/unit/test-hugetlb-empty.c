@@ -34,6 +34,18 @@ static Harness *harness_short(unsigned int free, unsigned int evictors)
     });
 }
 
+/* Two pages are in, no hugepage is free, and nothing can be stored. */
+static Harness *harness_stuck(unsigned int evictors)
+{
+    Harness *h = harness_short(2, evictors);
+
+    huge_fill(h, 0, 1);
+    huge_fill(h, 1, 3);
+    harness_settle(h);
+    atomic_store(&h->store->put_error, -ENOSPC);
+    return h;
+}
+
 static void harness_short_free(Harness *h)
 {
     harness_free(h);
@@ -177,13 +189,9 @@ static void test_store_full(void)
 /* Somebody else gives hugepages back: that is noticed. */
 static void test_given_back(void)
 {
-    Harness *h = harness_short(2, 1);
+    Harness *h = harness_stuck(1);
     Task *task;
 
-    huge_fill(h, 0, 1);
-    huge_fill(h, 1, 3);
-    harness_settle(h);
-    atomic_store(&h->store->put_error, -ENOSPC);
     task = task_start(h, task_read, 2 * HUGE_PARTS);
     task_check_waits(task);
     g_assert_cmpuint(stats_of(h).evictions, ==, 0);
@@ -197,13 +205,9 @@ static void test_given_back(void)
 /* A discard frees what a fault waits for. */
 static void test_discard(void)
 {
-    Harness *h = harness_short(2, 1);
+    Harness *h = harness_stuck(1);
     Task *task;
 
-    huge_fill(h, 0, 1);
-    huge_fill(h, 1, 3);
-    harness_settle(h);
-    atomic_store(&h->store->put_error, -ENOSPC);
     task = task_start(h, task_read, 2 * HUGE_PARTS);
     task_check_waits(task);
     g_assert_cmpint(memswap_discard(h->engine, huge_host(h, 0), HUGE_SIZE),
@@ -245,14 +249,10 @@ static void test_pins(void)
 /* The block goes while a fault in it waits: nobody is left to evict for. */
 static void test_remove(void)
 {
-    Harness *h = harness_short(2, 1);
+    Harness *h = harness_stuck(1);
     Ram ram = ram_new_hugetlb(4 * HUGE_SIZE, 0);
 
-    huge_fill(h, 0, 1);
-    huge_fill(h, 1, 3);
-    harness_settle(h);
     ram_add(h, &ram, "other");
-    atomic_store(&h->store->put_error, -ENOSPC);
     /* nobody touches it, but somebody did: as read-ahead might */
     memswap_hugetlb_short(ram.block, 0);
     ram_remove(h, &ram);
@@ -277,13 +277,9 @@ static int64_t task_remove(Harness *h, uint64_t arg)
  */
 static void remove_beside_pin(unsigned int evictors)
 {
-    Harness *h = harness_short(2, evictors);
+    Harness *h = harness_stuck(evictors);
     Task *pin, *remove;
 
-    huge_fill(h, 0, 1);
-    huge_fill(h, 1, 3);
-    harness_settle(h);
-    atomic_store(&h->store->put_error, -ENOSPC);
     pin = task_start(h, task_pin, 2 * HUGE_PARTS);
     task_check_waits(pin);
     remove = task_start(h, task_remove, 0);
