@@ -33,10 +33,15 @@
 /* The same in time. */
 #define STREAMING_NS 1000000000
 
-/* MemswapRegion.age: rounds left to pass, and how many the last time. */
+/*
+ * MemswapRegion.age: rounds left to pass, how many the last time, and the
+ * policy that wants it so, counted from 1, as long as rounds are left.
+ */
 #define AGE(left, rounds) ((uint32_t)(rounds) << 8 | (left))
+#define AGE_KEEPER_SHIFT 16
 #define AGE_LEFT(age) ((age) & 0xffu)
-#define AGE_ROUNDS(age) ((age) >> 8)
+#define AGE_ROUNDS(age) ((age) >> 8 & 0xffu)
+#define AGE_KEEPER(age) ((age) >> AGE_KEEPER_SHIFT)
 
 bool memswap_age_pass(MemswapRegion *region)
 {
@@ -62,6 +67,25 @@ void memswap_age_looked(MemswapRegion *region, uint64_t tried, uint64_t gone)
     }
     atomic_store_explicit(&region->age, AGE(rounds, rounds),
                           memory_order_relaxed);
+}
+
+void memswap_age_set(MemswapRegion *region, unsigned int rounds)
+{
+    atomic_store_explicit(&region->age, AGE(rounds, rounds),
+                          memory_order_relaxed);
+}
+
+void memswap_age_keep(MemswapRegion *region, unsigned int keeper)
+{
+    atomic_store_explicit(&region->age, AGE(ROUNDS_MAX, ROUNDS_MAX) |
+                          keeper << AGE_KEEPER_SHIFT, memory_order_relaxed);
+}
+
+unsigned int memswap_age_keeper(MemswapRegion *region)
+{
+    uint32_t age = atomic_load_explicit(&region->age, memory_order_relaxed);
+
+    return AGE_LEFT(age) ? AGE_KEEPER(age) : 0;
 }
 
 void memswap_age_evicted(MemswapEngine *engine, MemswapRegion *region)

@@ -301,6 +301,11 @@ static void block_unpublish(MemswapBlock *block)
 {
     MemswapEngine *engine = block->engine;
 
+    if (memswap_policy_wants(engine,
+                             MEMSWAP_POLICY_EVENT_BIT(BLOCK_REMOVED))) {
+        memswap_policy_emit(engine, MEMSWAP_POLICY_BLOCK_REMOVED, block, 0,
+                            block->n_pages);
+    }
     atomic_store(&block->dead, true);
     g_mutex_lock(&engine->blocks_lock);
     atomic_store(&engine->blocks[block->slot], NULL);
@@ -394,6 +399,10 @@ int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
     g_mutex_lock(&engine->settings_lock);
     memswap_set_limit(engine, atomic_load(&engine->limit));
     g_mutex_unlock(&engine->settings_lock);
+    if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(BLOCK_ADDED))) {
+        memswap_policy_emit(engine, MEMSWAP_POLICY_BLOCK_ADDED, block, 0,
+                            block->n_pages);
+    }
     *result = block;
     return 0;
 }

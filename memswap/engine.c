@@ -219,6 +219,7 @@ void memswap_get_settings(MemswapEngine *engine, MemswapSettings *settings)
 int memswap_set_settings(MemswapEngine *engine,
                          const MemswapSettings *settings, char **error)
 {
+    uint64_t limit = atomic_load(&engine->limit);
     int ret;
 
     g_mutex_lock(&engine->settings_lock);
@@ -234,6 +235,10 @@ int memswap_set_settings(MemswapEngine *engine,
     }
     g_mutex_unlock(&engine->settings_lock);
     if (!ret) {
+        if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(LIMIT)) &&
+            settings->limit != limit) {
+            memswap_policy_emit_limit(engine);
+        }
         memswap_shed_excess(engine);
         memswap_evictors_kick(engine);
         memswap_collapser_kick(engine);
@@ -323,6 +328,7 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     engine->reserve_high = MAX(config->reserve_low, config->reserve_high);
     apply_settings(engine, &config->settings);
     memswap_readahead_init(engine);
+    memswap_policies_init(engine);
     if (config->huge_regions) {
         memswap_huge_probe(engine);
     }
@@ -350,6 +356,7 @@ int memswap_engine_new(const MemswapConfig *config, const MemswapHost *host,
 
 void memswap_engine_free(MemswapEngine *engine)
 {
+    memswap_policies_destroy(engine);
     memswap_helpers_stop(engine);
     memswap_evictors_stop(engine);
     for (unsigned int i = 0; i < MEMSWAP_MAX_BLOCKS; i++) {

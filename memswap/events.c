@@ -45,7 +45,7 @@ static MemswapOutcome fill(MemswapBlock *block, uint64_t page, pid_t tid,
 }
 
 void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
-                           int64_t since)
+                           bool write, int64_t since)
 {
     MemswapEngine *engine = block->engine;
     MemswapFaultKind kind;
@@ -61,6 +61,9 @@ void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
         memswap_count(engine->faults[MEMSWAP_FAULT_WAITED], 1);
     }
     memswap_trace(engine, MEMSWAP_TRACE_FAULT, block, page, kind);
+    if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(FAULT))) {
+        memswap_policy_emit_fault(block, page, tid, &write, kind);
+    }
 }
 
 /* Returns true if it was left to memswap_slow_run(). */
@@ -70,6 +73,7 @@ static bool resolve(MemswapEngine *engine, const struct uffd_msg *msg)
     MemswapSlow fault = {
         .block = memswap_block_find(engine, host),
         .tid = msg->arg.pagefault.feat.ptid,
+        .write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
         .since = memswap_now(engine),
     };
     bool slow;
@@ -85,7 +89,7 @@ static bool resolve(MemswapEngine *engine, const struct uffd_msg *msg)
         memswap_slow_add(&fault);
     } else {
         memswap_fault_resolve(fault.block, fault.page, fault.tid,
-                              fault.since);
+                              fault.write, fault.since);
     }
     memswap_block_unref(fault.block);
     return slow;
@@ -127,6 +131,9 @@ static void resolve_here(MemswapBlock *block, uint64_t page)
         break;
     }
     memswap_trace(engine, MEMSWAP_TRACE_FAULT, block, page, kind);
+    if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(FAULT))) {
+        memswap_policy_emit_fault(block, page, 0, NULL, kind);
+    }
 }
 
 bool memswap_engine_fault(MemswapEngine *engine, const void *host)

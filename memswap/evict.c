@@ -177,10 +177,38 @@ static void run_punch_all(Run *run)
 
 static void page_give_back(MemswapBlock *block, uint64_t page)
 {
+    uint64_t ahead = memswap_word_load(&block->words[page]) &
+                     MEMSWAP_AHEAD_MASK;
+
     memswap_page_call_off(&block->words[page]);
     memswap_count(block->engine->given_back, 1);
     memswap_count(block->engine->trial_pages, (int64_t)block->page_size);
-    memswap_page_settle(block, page, MEMSWAP_TRIAL, 0, 0);
+    memswap_page_settle(block, page, MEMSWAP_TRIAL, ahead, 0);
+}
+
+/* For policies: what left, in runs, and what of it they had brought in. */
+static void run_tell(Run *run)
+{
+    MemswapBlock *block = run->block;
+    unsigned int from = 0;
+
+    for (unsigned int i = 0; i <= run->n; i++) {
+        unsigned int ahead;
+
+        if (i < run->n && run->place[i] != MEMSWAP_IN_CACHE) {
+            ahead = memswap_word_ahead(
+                memswap_word_load(&block->words[run->first + i]));
+            if (ahead) {
+                memswap_policy_watched(block, run->first + i, ahead, false);
+            }
+            continue;
+        }
+        if (i > from) {
+            memswap_policy_emit(run->engine, MEMSWAP_POLICY_EVICTED, block,
+                                run->first + from, i - from);
+        }
+        from = i + 1;
+    }
 }
 
 /* Tell the words.  Returns the number of pages gone. */
@@ -189,6 +217,10 @@ static unsigned int run_settle(Run *run)
     MemswapBlock *block = run->block;
     unsigned int gone = 0;
 
+    if (memswap_policy_wants(run->engine, MEMSWAP_POLICY_EVENT_BIT(EVICTED) |
+                             MEMSWAP_POLICY_EVENT_BIT(WASTED))) {
+        run_tell(run);
+    }
     for (unsigned int i = 0; i < run->n; i++) {
         uint64_t page = run->first + i;
         bool stored = run->place[i] == MEMSWAP_IN_STORE;
@@ -265,10 +297,9 @@ static void run_gather(Run *run, uint64_t *next, uint64_t end,
                   -(int64_t)(run->n * run->block->page_size));
 }
 
-uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
-                              uint64_t *next, uint64_t max)
+uint64_t memswap_evict_pages(MemswapBlock *block, uint64_t *next,
+                             uint64_t end, uint64_t max)
 {
-    uint64_t end = memswap_region_end(block, region);
     unsigned int run_pages = CLAMP(RUN_BYTES / block->page_size, 1,
                                    RUN_PAGES);
     g_autofree uint8_t *small = NULL;
@@ -277,15 +308,6 @@ uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
                     block->page_shift;
     uint64_t gone = 0;
 
-    if (memswap_region_large(&block->regions[region])) {
-        /* no part of a huge page is ever punched */
-        *next = end;
-        return memswap_huge_look(block, region);
-    }
-    if (memswap_huge_keep(block, region)) {
-        *next = end;
-        return 0;
-    }
     run.data = block->alias ? memswap_hugetlb_take_buffer(block->engine) :
                (small = g_malloc(run_pages << block->page_shift));
     while (*next < end && left) {
@@ -303,4 +325,21 @@ uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
         memswap_hugetlb_put_buffer(block->engine, run.data);
     }
     return gone << block->page_shift;
+}
+
+uint64_t memswap_evict_region(MemswapBlock *block, uint64_t region,
+                              uint64_t *next, uint64_t max)
+{
+    uint64_t end = memswap_region_end(block, region);
+
+    if (memswap_region_large(&block->regions[region])) {
+        /* no part of a huge page is ever punched */
+        *next = end;
+        return memswap_huge_look(block, region);
+    }
+    if (memswap_huge_keep(block, region)) {
+        *next = end;
+        return 0;
+    }
+    return memswap_evict_pages(block, next, end, max);
 }

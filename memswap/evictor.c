@@ -6,6 +6,9 @@
  * that doesn't do, and only half of reserve_low is free, the others help until
  * all of it is.  They also resolve the faults that found none.
  *
+ * With a policy that reclaims, it is what the first evictor is otherwise, and
+ * all evictors help: when half of reserve_low is gone nobody asks a policy.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -28,8 +31,7 @@
 /* What to take at once, before looking again whether it is enough. */
 #define STEP_BYTES (256 * 1024)
 
-/* Bytes that are charged beyond the limit less a reserve. */
-static uint64_t excess(MemswapEngine *engine, uint64_t reserve)
+uint64_t memswap_excess(MemswapEngine *engine, uint64_t reserve)
 {
     uint64_t want = atomic_load(&engine->charged) + reserve;
     uint64_t limit = atomic_load(&engine->limit);
@@ -39,7 +41,7 @@ static uint64_t excess(MemswapEngine *engine, uint64_t reserve)
 
 static bool wants_room(MemswapEngine *engine, uint64_t reserve)
 {
-    return excess(engine, reserve) > 0;
+    return memswap_excess(engine, reserve) > 0;
 }
 
 static void kick(_Atomic uint32_t *reasons)
@@ -61,14 +63,15 @@ void memswap_evictors_kick(MemswapEngine *engine)
  */
 static uint64_t reserve_start(MemswapEngine *engine, bool helper)
 {
-    return atomic_load(&engine->reserve_low) / (helper ? 2 : 1) /
+    return atomic_load(&engine->reserve_low) /
+           (helper || memswap_policy_reclaims(engine) ? 2 : 1) /
            (memswap_age_streaming(engine) ? 2 : 1);
 }
 
 static uint64_t reserve_stop(MemswapEngine *engine, bool helper)
 {
-    return atomic_load(helper ? &engine->reserve_low :
-                       &engine->reserve_high);
+    return atomic_load(helper || memswap_policy_reclaims(engine) ?
+                       &engine->reserve_low : &engine->reserve_high);
 }
 
 void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged)
@@ -77,6 +80,10 @@ void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged)
     uint64_t start = reserve_start(engine, false);
     uint32_t helpers = atomic_load(&engine->helpers_asleep);
 
+    if (G_UNLIKELY(memswap_policy_reclaims(engine)) &&
+        charged + atomic_load(&engine->reserve_low) > limit) {
+        memswap_policy_ask_room(engine);
+    }
     if (charged + start <= limit) {
         return;
     }
@@ -132,7 +139,7 @@ static bool make_room(MemswapEngine *engine, bool helper)
     uint64_t patience = memswap_reclaim_round(engine) + 1;
 
     while (!atomic_load(&engine->stop)) {
-        uint64_t want = excess(engine, reserve_stop(engine, helper));
+        uint64_t want = memswap_excess(engine, reserve_stop(engine, helper));
         bool short_of_huge = !want && memswap_hugetlb_wanted(engine);
         bool waited_for = atomic_load(&engine->n_stalled) > 0;
         bool without_limit = false;
@@ -300,7 +307,8 @@ bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
     uint64_t steps = 2 * round;
     uint64_t want;
 
-    while (((want = excess(engine, size)) || memswap_hugetlb_wanted(engine)) &&
+    while (((want = memswap_excess(engine, size)) ||
+            memswap_hugetlb_wanted(engine)) &&
            steps--) {
         unsigned int flags = steps < round ? MEMSWAP_RECLAIM_URGENT : 0;
         uint64_t gone;
@@ -317,7 +325,7 @@ bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
         }
         maintain_direct(engine, gone > 0);
     }
-    want = excess(engine, size);
+    want = memswap_excess(engine, size);
     note_stuck(engine, !want);
     return !want && !memswap_hugetlb_wanted(engine);
 }

@@ -161,44 +161,71 @@ static int fill_place(Fill *fill)
     }
 }
 
-void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
-                         bool mapped)
+/* What the page cache has now, and the copy, are accounted for. */
+static void fill_account(MemswapBlock *block, uint64_t page, uint64_t old,
+                         uint64_t *flags, uint64_t *handle)
 {
     MemswapEngine *engine = block->engine;
-    uint64_t flags = mapped ? MEMSWAP_WORD_MAPPED : 0;
-    uint64_t handle = 0;
 
     switch (memswap_word_state(old)) {
     case MEMSWAP_ABSENT:
         memswap_block_moved(block, page, MEMSWAP_IN_NONE,
                             MEMSWAP_IN_CACHE);
-        break;
+        return;
     case MEMSWAP_STORED:
         if (memswap_copy_keep(block)) {
-            flags |= MEMSWAP_WORD_KEPT;
-            handle = memswap_word_handle(old);
+            *flags |= MEMSWAP_WORD_KEPT;
+            *handle = memswap_word_handle(old);
         } else {
             /* only now that the page is in place is its copy of no use */
             engine->store->ops->drop(engine->store, memswap_word_handle(old));
         }
         memswap_block_moved(block, page, MEMSWAP_IN_STORE,
                             MEMSWAP_IN_CACHE);
-        memswap_count(engine->refaults, 1);
-        memswap_age_refaulted(engine, memswap_page_region(block, page));
         break;
     case MEMSWAP_ZERO:
         memswap_block_moved(block, page, MEMSWAP_IN_WORD,
                             MEMSWAP_IN_CACHE);
-        memswap_count(engine->refaults, 1);
-        memswap_age_refaulted(engine, memswap_page_region(block, page));
         break;
     case MEMSWAP_TRIAL:
         memswap_count(engine->trial_pages, -(int64_t)block->page_size);
-        break;
+        if (G_UNLIKELY(memswap_word_ahead(old))) {
+            memswap_policy_watched(block, page, memswap_word_ahead(old),
+                                   true);
+        }
+        return;
     default:
-        break;
+        return;
     }
+    memswap_count(engine->refaults, 1);
+    memswap_age_refaulted(engine, memswap_page_region(block, page));
+    if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(FILLED))) {
+        memswap_policy_emit(engine, MEMSWAP_POLICY_FILLED, block, page, 1);
+    }
+}
+
+void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
+                         bool mapped)
+{
+    uint64_t flags = mapped ? MEMSWAP_WORD_MAPPED : 0;
+    uint64_t handle = 0;
+
+    fill_account(block, page, old, &flags, &handle);
     memswap_page_settle(block, page, MEMSWAP_RESIDENT, flags, handle);
+}
+
+void memswap_fill_finish_watched(MemswapBlock *block, uint64_t page,
+                                 uint64_t old, unsigned int ahead)
+{
+    MemswapEngine *engine = block->engine;
+    uint64_t flags = (uint64_t)ahead << MEMSWAP_AHEAD_SHIFT;
+    uint64_t handle = 0;
+
+    fill_account(block, page, old, &flags, &handle);
+    memswap_count(engine->trial_pages, (int64_t)block->page_size);
+    if (!memswap_page_settle(block, page, MEMSWAP_TRIAL, flags, handle)) {
+        memswap_count(engine->trial_pages, -(int64_t)block->page_size);
+    }
 }
 
 /* Is this an error that will not go away?  Then the content is given up. */

@@ -135,7 +135,7 @@ void memswap_slow_run(MemswapEngine *engine, MemswapHelper *self)
             wake(woken);
         }
         memswap_fault_resolve(fault.block, fault.page, fault.tid,
-                              fault.since);
+                              fault.write, fault.since);
         memswap_block_unref(fault.block);
         g_mutex_lock(&helpers->lock);
         if (self) {

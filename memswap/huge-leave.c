@@ -314,6 +314,36 @@ static void copy_back(Leave *leave)
     }
 }
 
+static bool page_leaves(const Page *page)
+{
+    return page->taken && page->cached && page->place != MEMSWAP_IN_CACHE;
+}
+
+/* For policies, as evict.c does. */
+static void tell_gone(Leave *leave)
+{
+    uint64_t from = 0;
+
+    for (uint64_t i = 0; i <= leave->n; i++) {
+        const Page *page = &leave->pages[i];
+        unsigned int ahead;
+
+        if (i < leave->n && page_leaves(page)) {
+            ahead = memswap_word_ahead(page->old);
+            if (ahead) {
+                memswap_policy_watched(leave->block, leave->first + i, ahead,
+                                       false);
+            }
+            continue;
+        }
+        if (i > from) {
+            memswap_policy_emit(leave->engine, MEMSWAP_POLICY_EVICTED,
+                                leave->block, leave->first + from, i - from);
+        }
+        from = i + 1;
+    }
+}
+
 /* Tell the words.  Returns the number of pages gone. */
 static uint64_t settle(Leave *leave, uint64_t *back)
 {
@@ -371,6 +401,11 @@ static uint64_t leave_now(Leave *leave, uint64_t number, bool evict)
     /* with what somebody else put there it may be anything */
     atomic_store(&region->huge, left ? MEMSWAP_HUGE_FOLIO : 0);
 
+    if (evict && memswap_policy_wants(leave->engine,
+                                      MEMSWAP_POLICY_EVENT_BIT(EVICTED) |
+                                      MEMSWAP_POLICY_EVENT_BIT(WASTED))) {
+        tell_gone(leave);
+    }
     gone = settle(leave, &back);
     memswap_count(leave->engine->splits, back > 0);
     if (evict && gone) {

@@ -14,6 +14,7 @@
  *   overflow_lock      pin counts too high for a word
  *   stall_lock         faults held back for room
  *   helpers.lock       slow faults, and who reads events
+ *   policies.*lock     see policy-internal.h
  *
  * Nobody holds a page (EVICTING, FILLING, DISCARDING) while waiting for room,
  * for another page, or for a region's owner.  One who owns a region may wait
@@ -30,6 +31,8 @@
 #include <stdatomic.h>
 
 #include "memswap/engine.h"
+#include "memswap/policies.h"
+#include "memswap/policy.h"
 #include "store.h"
 #include "word.h"
 
@@ -175,6 +178,7 @@ typedef struct MemswapSlow {
     MemswapBlock *block;        /* holds a reference */
     uint64_t page;
     pid_t tid;
+    bool write;
     int64_t since;
 } MemswapSlow;
 
@@ -203,6 +207,23 @@ typedef struct MemswapHelpers {
     GArray *slow;               /* of MemswapSlow, in the order of time */
     unsigned int away;          /* other threads that are in slow fills */
 } MemswapHelpers;
+/* The policies; see policy-internal.h. */
+typedef struct MemswapPolicies {
+    GMutex admin_lock;
+    GMutex lock;
+    /* What any of them wants to hear of: MEMSWAP_POLICY_EVENT_BIT()s. */
+    _Atomic uint64_t wanted;
+    _Atomic(MemswapPolicyHost *) slots[MEMSWAP_MAX_POLICIES];
+    _Atomic uint32_t users[MEMSWAP_MAX_POLICIES];
+    GPtrArray *given_up;
+    _Atomic(MemswapPolicyHost *) reclaimer;
+    /* It is to be told when room gets short; counts as a sleeper. */
+    _Atomic bool armed;
+    _Atomic int64_t patience;   /* ns until one that doesn't return hangs */
+    GThread *watch;             /* NULL until there is something to watch */
+    _Atomic uint32_t watch_kick;    /* futex */
+    _Atomic bool watch_stop;
+} MemswapPolicies;
 
 struct MemswapEngine {
     MemswapHost host;
@@ -282,6 +303,8 @@ struct MemswapEngine {
     _Atomic uint32_t held_failed;   /* counts their attempts in vain */
     _Atomic uint32_t room_seq;      /* futex: counts chances to find room */
     _Atomic uint32_t hold_nobody;   /* who asked for it, see engine.h */
+
+    MemswapPolicies policies;
 
     GMutex overflow_lock;
     GHashTable *overflow;           /* word's address -> GSIZE pin count */
@@ -396,8 +419,9 @@ void memswap_page_call_off(MemswapWord *word);
  * pins kept; wakes who waits.  With DISCARD set in FILLING, a page in the
  * page cache without pins is forgotten instead; see discard.c.  A kept copy
  * stays with a page that stays in the page cache, and is dropped otherwise.
+ * False if the page was forgotten.
  */
-void memswap_page_settle(MemswapBlock *block, uint64_t page,
+bool memswap_page_settle(MemswapBlock *block, uint64_t page,
                          MemswapState state, uint64_t flags,
                          uint64_t handle);
 /* Read or write pages in the page cache; 0 or a negative errno. */
@@ -453,6 +477,13 @@ int memswap_fill_build(MemswapBlock *block, uint64_t old, uint8_t *data);
 void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
                          bool mapped);
 
+/*
+ * It is in the page cache, and not mapped: on trial, watched for the policy in
+ * slot @ahead - 1.
+ */
+void memswap_fill_finish_watched(MemswapBlock *block, uint64_t page,
+                                 uint64_t old, unsigned int ahead);
+
 /* age.c */
 
 /* Does the clock's hand pass the region by, this time? */
@@ -462,6 +493,12 @@ void memswap_age_looked(MemswapRegion *region, uint64_t tried, uint64_t gone);
 /* Pages of the region left, or came back. */
 void memswap_age_evicted(MemswapEngine *engine, MemswapRegion *region);
 void memswap_age_refaulted(MemswapEngine *engine, MemswapRegion *region);
+/* The hand is to pass the region by for so many rounds. */
+void memswap_age_set(MemswapRegion *region, unsigned int rounds);
+/* The same, as often as can be, for the policy in slot @keeper - 1. */
+void memswap_age_keep(MemswapRegion *region, unsigned int keeper);
+/* Who keeps it still; 0: nobody. */
+unsigned int memswap_age_keeper(MemswapRegion *region);
 /* In pages, of whatever was evicted last in the region. */
 uint32_t memswap_refault_distance(MemswapEngine *engine,
                                   MemswapRegion *region);
@@ -512,14 +549,25 @@ void memswap_readahead_destroy(MemswapEngine *engine);
  */
 void memswap_readahead(MemswapBlock *block, uint64_t page,
                        MemswapFaultKind kind);
+/*
+ * Bring in the pages of one region from @page on, as far as it goes without
+ * waiting.  @absent: those never touched, too.  Returns how many; *@stored
+ * says how many of them had left the page cache.
+ */
+unsigned int memswap_bring_in(MemswapBlock *block, uint64_t page,
+                              uint64_t end, bool absent,
+                              unsigned int *stored);
 
 /* events.c */
 
 /* Read events and resolve them; @self: NULL for a thread that is no helper. */
 unsigned int memswap_events_handle(MemswapEngine *engine, MemswapHelper *self);
-/* Resolve a fault of thread @tid that was read at @since.  Never waits. */
+/*
+ * Resolve a fault of thread @tid, by a @write or not, that was read at @since.
+ * Never waits.
+ */
 void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
-                           int64_t since);
+                           bool write, int64_t since);
 
 /* helper.c */
 
@@ -604,8 +652,23 @@ bool memswap_trial_mark(MemswapBlock *block, uint64_t page, uint64_t *seen);
  */
 void memswap_trial_undo(MemswapBlock *block, uint64_t first, uint64_t end);
 
+/* Put a region on trial.  The caller owns it.  Returns the pages on trial. */
+uint64_t memswap_trial_region(MemswapBlock *block, uint64_t number);
+/*
+ * Take out pages of one region now; with @cold, those on trial.  Waits for
+ * nobody.  Returns the bytes gone.
+ */
+uint64_t memswap_reclaim_pages(MemswapBlock *block, uint64_t first,
+                               uint64_t end, bool cold);
+
 /* evict.c */
 
+/*
+ * Take out the pages on trial in a part of a region without a large folio.
+ * As memswap_evict_region() else.
+ */
+uint64_t memswap_evict_pages(MemswapBlock *block, uint64_t *next,
+                             uint64_t end, uint64_t max);
 /*
  * Take out the pages of a region that are still on trial, from *@next on, at
  * most about @max bytes.  The caller owns the region.  *@next is where to go
@@ -754,6 +817,43 @@ void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged);
 void memswap_evictors_behind(MemswapEngine *engine);
 /* Reclaim in this thread until there is room for @size bytes, or no hope. */
 bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size);
+
+/*
+ * policy.c: telling policies.  Never blocks, allocates nothing; with none
+ * there it is a load and a branch.
+ */
+static inline bool memswap_policy_wants(MemswapEngine *engine, uint64_t bits)
+{
+    return G_UNLIKELY(atomic_load_explicit(&engine->policies.wanted,
+                                           memory_order_relaxed) & bits);
+}
+void memswap_policies_init(MemswapEngine *engine);
+void memswap_policies_destroy(MemswapEngine *engine);
+/* An event about pages of a block, which may be NULL; the rest is 0. */
+void memswap_policy_emit(MemswapEngine *engine, MemswapPolicyEventKind kind,
+                         const MemswapBlock *block, uint64_t page,
+                         uint64_t n);
+/* Those that tell more than memswap_policy_emit() does. */
+void memswap_policy_emit_fault(MemswapBlock *block, uint64_t page, pid_t tid,
+                               const bool *write, MemswapFaultKind kind);
+void memswap_policy_emit_stall(MemswapBlock *block, uint64_t page,
+                               uint64_t waited);
+void memswap_policy_emit_limit(MemswapEngine *engine);
+/* A page that was watched was touched, or left untouched. */
+void memswap_policy_watched(MemswapBlock *block, uint64_t page,
+                            unsigned int ahead, bool hit);
+/* A trial of the region is over. */
+void memswap_policy_looked(MemswapBlock *block, uint64_t number);
+/* Is there one that makes room?  Then evictors only help. */
+static inline bool memswap_policy_reclaims(MemswapEngine *engine)
+{
+    return atomic_load_explicit(&engine->policies.reclaimer,
+                                memory_order_relaxed);
+}
+/* It is to make some. */
+void memswap_policy_ask_room(MemswapEngine *engine);
+/* evictor.c: bytes beyond the limit less @reserve */
+uint64_t memswap_excess(MemswapEngine *engine, uint64_t reserve);
 
 /* discard.c */
 

@@ -84,7 +84,7 @@ void memswap_page_call_off(MemswapWord *word)
     }
 }
 
-void memswap_page_settle(MemswapBlock *block, uint64_t page,
+bool memswap_page_settle(MemswapBlock *block, uint64_t page,
                          MemswapState state, uint64_t flags,
                          uint64_t handle)
 {
@@ -102,7 +102,7 @@ void memswap_page_settle(MemswapBlock *block, uint64_t page,
                                                                     handle));
             }
             memswap_discard_filled(block, page);
-            return;
+            return false;
         }
         new = (old & MEMSWAP_PIN_MASK) | state | flags;
         kept = old & MEMSWAP_WORD_KEPT;
@@ -119,6 +119,7 @@ void memswap_page_settle(MemswapBlock *block, uint64_t page,
     if (old & MEMSWAP_WORD_WANTED) {
         memswap_page_wake(block, page);
     }
+    return true;
 }
 
 int memswap_page_read(MemswapBlock *block, uint64_t page, uint64_t n,

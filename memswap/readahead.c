@@ -180,13 +180,9 @@ static void run_undo(Run *run, unsigned int i)
     }
 }
 
-/*
- * Bring in the pages from @page on, as far as it goes, those that were never
- * touched only if @absent says so.  Returns how many; *@stored says how many
- * of them had left the page cache.
- */
-static unsigned int bring_in(MemswapBlock *block, uint64_t page, uint64_t end,
-                             bool absent, unsigned int *stored)
+unsigned int memswap_bring_in(MemswapBlock *block, uint64_t page,
+                              uint64_t end, bool absent,
+                              unsigned int *stored)
 {
     MemswapEngine *engine = block->engine;
     MemswapRegion *region = memswap_page_region(block, page);
@@ -303,8 +299,8 @@ void memswap_readahead(MemswapBlock *block, uint64_t page,
     }
     page++;
     if (window) {
-        page += bring_in(block, page, MIN(end, page + window),
-                         kind == MEMSWAP_FAULT_ABSENT, &stored);
+        page += memswap_bring_in(block, page, MIN(end, page + window),
+                                 kind == MEMSWAP_FAULT_ABSENT, &stored);
         atomic_fetch_add_explicit(&region->streamed, stored,
                                   memory_order_relaxed);
     }

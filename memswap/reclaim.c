@@ -80,21 +80,17 @@ static uint64_t trial_zap(MemswapBlock *block, uint64_t first, uint64_t end,
 }
 
 /*
- * Mark what is resident and unmap it, in runs that go around what must stay
- * mapped.  The caller owns the region.  Returns the number of pages on trial,
- * those included that were so already.
+ * Mark what is resident in a part of a region without a large folio and unmap
+ * it, in runs that go around what must stay mapped.  The caller owns the
+ * region.  Returns the number of pages on trial, those included that were so
+ * already.
  */
-static uint64_t trial(MemswapBlock *block, uint64_t number)
+static uint64_t trial_pages(MemswapBlock *block, uint64_t first, uint64_t end)
 {
-    MemswapRegion *region = &block->regions[number];
-    uint64_t first = memswap_region_first(block, number);
-    uint64_t end = memswap_region_end(block, number);
+    MemswapRegion *region = memswap_page_region(block, first);
     uint64_t run_first = end, run_end = end, run_waiting = 0;
     uint64_t waiting = 0;
 
-    if (memswap_region_large(region)) {
-        return memswap_huge_trial(block, number);
-    }
     memswap_region_zap_begin(region);
     for (uint64_t page = first; page < end; page++) {
         uint64_t word;
@@ -122,6 +118,49 @@ static uint64_t trial(MemswapBlock *block, uint64_t number)
                       waiting);
     }
     return waiting;
+}
+
+uint64_t memswap_trial_region(MemswapBlock *block, uint64_t number)
+{
+    if (memswap_region_large(&block->regions[number])) {
+        return memswap_huge_trial(block, number);
+    }
+    return trial_pages(block, memswap_region_first(block, number),
+                       memswap_region_end(block, number));
+}
+
+/* A huge region goes whole or not at all.  The caller owns it. */
+static uint64_t reclaim_huge(MemswapBlock *block, uint64_t number, bool cold)
+{
+    if (!cold) {
+        memswap_huge_fine(&block->regions[number]);
+        memswap_huge_trial(block, number);
+    }
+    return memswap_huge_look(block, number);
+}
+
+uint64_t memswap_reclaim_pages(MemswapBlock *block, uint64_t first,
+                               uint64_t end, bool cold)
+{
+    uint64_t number = first / block->region_pages;
+    MemswapRegion *region = &block->regions[number];
+    uint64_t gone = 0;
+
+    if (first == end || !memswap_region_try_own(region)) {
+        return 0;
+    }
+    if (!memswap_region_large(region)) {
+        if (!cold) {
+            trial_pages(block, first, end);
+        }
+        gone = memswap_evict_pages(block, &first, end,
+                                   (end - first) << block->page_shift);
+    } else if (first == memswap_region_first(block, number) &&
+               end == memswap_region_end(block, number)) {
+        gone = reclaim_huge(block, number, cold);
+    }
+    memswap_region_disown(region);
+    return gone;
 }
 
 uint64_t memswap_reclaim_round(MemswapEngine *engine)
@@ -302,7 +341,7 @@ static MemswapTrial *next_trial(MemswapEngine *engine, unsigned int flags,
         g_mutex_unlock(&engine->reclaim_lock);
         region = &entry->block->regions[entry->region];
         if (memswap_region_try_own(region)) {
-            waiting = trial(entry->block, entry->region);
+            waiting = memswap_trial_region(entry->block, entry->region);
             memswap_region_disown(region);
         } else {
             *busy = true;
@@ -390,12 +429,16 @@ static bool reclaim_step(MemswapEngine *engine, uint64_t max,
     }
     region = &entry->block->regions[entry->region];
     if (memswap_region_try_own(region)) {
+        if (entry->tried && !entry->gone &&
+            memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(TRIAL))) {
+            memswap_policy_looked(entry->block, entry->region);
+        }
         if (flags & MEMSWAP_RECLAIM_URGENT) {
             /* Those touched since go all the same: somebody waits. */
             uint64_t tried;
 
             memswap_huge_fine(region);
-            tried = trial(entry->block, entry->region);
+            tried = memswap_trial_region(entry->block, entry->region);
             entry->tried = MAX(entry->tried, tried);
         }
         *gone = memswap_evict_region(entry->block, entry->region,

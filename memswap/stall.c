@@ -63,6 +63,28 @@ bool memswap_makes_own_room(MemswapEngine *engine)
             memswap_may_overshoot(engine, 0));
 }
 
+/* What it waits for, policies may see to. */
+static void tell_begin(MemswapBlock *block, uint64_t page)
+{
+    if (memswap_policy_wants(block->engine,
+                             MEMSWAP_POLICY_EVENT_BIT(STALL_BEGIN))) {
+        memswap_policy_emit(block->engine, MEMSWAP_POLICY_STALL_BEGIN, block,
+                            page, 1);
+    }
+}
+
+/* It is over: count it, and tell. */
+static void note_end(MemswapBlock *block, uint64_t page, uint64_t waited)
+{
+    MemswapEngine *engine = block->engine;
+
+    memswap_count(engine->stall_ns, waited);
+    memswap_trace(engine, MEMSWAP_TRACE_STALL, block, page, waited);
+    if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(STALL_END))) {
+        memswap_policy_emit_stall(block, page, waited);
+    }
+}
+
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
                    bool force)
 {
@@ -89,6 +111,7 @@ void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
     g_mutex_unlock(&engine->stall_lock);
 
     memswap_count(engine->stalls, 1);
+    tell_begin(block, page);
     memswap_evictors_kick(engine);
 }
 
@@ -121,7 +144,6 @@ static bool serve(MemswapEngine *engine, MemswapStalled *stalled)
 {
     bool force = stalled->force || memswap_limit_is_soft(engine);
     MemswapFaultKind kind;
-    uint64_t waited;
 
     if (!atomic_load(&stalled->block->dead) &&
         memswap_fill(stalled->block, stalled->page,
@@ -129,10 +151,8 @@ static bool serve(MemswapEngine *engine, MemswapStalled *stalled)
                      &kind) == MEMSWAP_NO_ROOM) {
         return false;
     }
-    waited = memswap_now(engine) - stalled->since;
-    memswap_count(engine->stall_ns, waited);
-    memswap_trace(engine, MEMSWAP_TRACE_STALL, stalled->block, stalled->page,
-                  waited);
+    note_end(stalled->block, stalled->page,
+             memswap_now(engine) - stalled->since);
     memswap_block_unref(stalled->block);
     return true;
 }
@@ -176,9 +196,9 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
     int64_t since = memswap_now(engine);
     MemswapOutcome outcome;
     unsigned int helped = 0;
-    uint64_t waited;
 
     memswap_count(engine->stalls, 1);
+    tell_begin(block, page);
     count_stalled(engine, block, 1);
     atomic_fetch_add(&engine->n_held, 1);
     /* Once: they don't rest for long while n_stalled says that we wait. */
@@ -209,9 +229,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
     }
     atomic_fetch_sub(&engine->n_held, 1);
     count_stalled(engine, block, -1);
-    waited = memswap_now(engine) - since;
-    memswap_count(engine->stall_ns, waited);
-    memswap_trace(engine, MEMSWAP_TRACE_STALL, block, page, waited);
+    note_end(block, page, memswap_now(engine) - since);
     return outcome;
 }
 

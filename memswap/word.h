@@ -9,7 +9,8 @@
  *    bits   what
  *    0-3    state
  *    4-7    flags
- *    8-11   age, for policies that order pages by it; 0 so far
+ *    8-11   in TRIAL, and on from there: the policy that brought the page in
+ *           ahead of a touch, and watches for one; 0: none
  *    12-23  pins; the highest value says that the count is in a side table
  *    24-63  in STORED, and FILLING from it: the store's handle; with KEPT the
  *           same, of a copy that may be stale;
@@ -60,6 +61,9 @@ typedef enum MemswapState {
  */
 #define MEMSWAP_WORD_KEPT       (1ULL << 7)
 
+#define MEMSWAP_AHEAD_SHIFT     8
+#define MEMSWAP_AHEAD_MASK      (0xfULL << MEMSWAP_AHEAD_SHIFT)
+
 #define MEMSWAP_PIN_SHIFT       12
 #define MEMSWAP_PIN_MASK        (0xfffULL << MEMSWAP_PIN_SHIFT)
 #define MEMSWAP_PIN_ONE         (1ULL << MEMSWAP_PIN_SHIFT)
@@ -77,6 +81,12 @@ static inline MemswapState memswap_word_state(uint64_t word)
 static inline unsigned int memswap_word_pins(uint64_t word)
 {
     return (word & MEMSWAP_PIN_MASK) >> MEMSWAP_PIN_SHIFT;
+}
+
+/* The policy that brought it in, counted from 1; 0: none */
+static inline unsigned int memswap_word_ahead(uint64_t word)
+{
+    return (word & MEMSWAP_AHEAD_MASK) >> MEMSWAP_AHEAD_SHIFT;
 }
 
 static inline uint64_t memswap_word_handle(uint64_t word)
@@ -164,6 +174,10 @@ static inline bool memswap_word_legal(uint64_t old, uint64_t new)
     if ((new & MEMSWAP_WORD_KEPT) &&
         !((TO(RESIDENT) | TO(TRIAL) | TO(EVICTING) | TO(FILLING)) &
           (1u << to))) {
+        return false;
+    }
+    if ((new & MEMSWAP_AHEAD_MASK) &&
+        !((TO(TRIAL) | TO(EVICTING) | TO(FILLING)) & (1u << to))) {
         return false;
     }
     if ((new & MEMSWAP_WORD_DISCARD) && to != MEMSWAP_FILLING) {

@@ -48,6 +48,11 @@ typedef enum MemswapEvent {
      * hugepage, whatever the limit.  Not told again within a minute.
      */
     MEMSWAP_EVENT_NO_HUGEPAGES,
+    /*
+     * A policy was given up.  Here the callback's @block is the policy's id,
+     * and @offset a MemswapPolicyError; see policies.h.
+     */
+    MEMSWAP_EVENT_POLICY_ERROR,
     /* An invariant is broken: the VM must stop before it does harm. */
     MEMSWAP_EVENT_BUG,
 } MemswapEvent;
@@ -77,6 +82,18 @@ typedef enum MemswapFaultKind {
 } MemswapFaultKind;
 
 /*
+ * What policies may know of who faults; see policy.h.  Bits of @known say
+ * which of the others mean something.
+ */
+typedef struct MemswapFaultContext {
+    uint32_t known;        /* MEMSWAP_POLICY_KNOWN_VCPU, _PC, ... */
+    uint32_t vcpu;
+    uint64_t pc;
+    uint64_t root;
+    uint64_t address;
+} MemswapFaultContext;
+
+/*
  * What the engine needs of its creator.  Every member may be NULL.  The
  * callbacks run on whichever thread met the occasion, possibly in the middle
  * of a fault or with a region in hand: they must not touch managed RAM, must
@@ -96,6 +113,22 @@ typedef struct MemswapHost {
                   uint64_t offset);
     void (*trace)(void *opaque, MemswapTracePoint point, const char *block,
                   uint64_t offset, uint64_t arg);
+    /*
+     * Who is thread @tid (0: the calling one), in the middle of a fault?
+     * Called only for policies that want to hear of faults.
+     */
+    void (*fault_context)(void *opaque, pid_t tid,
+                          MemswapFaultContext *context);
+    /*
+     * Where a guest-virtual address is, by the page table at @root, or a
+     * guest-physical one if that is MEMSWAP_POLICY_PHYSICAL; and back.  0, or
+     * -EFAULT if nowhere.  Called by policies' threads, with nothing in hand;
+     * these alone may not touch managed RAM either.
+     */
+    int (*translate)(void *opaque, uint64_t root, uint64_t address,
+                     const void **host);
+    int (*reverse)(void *opaque, const void *host, uint64_t *root,
+                   uint64_t *address);
 } MemswapHost;
 
 /* What a fault does when the limit is reached and the store is full. */

@@ -127,6 +127,7 @@ static void on_event(void *opaque, MemswapEvent event, const char *name,
     switch (event) {
     case MEMSWAP_EVENT_STORE_FULL:
     case MEMSWAP_EVENT_NO_HUGEPAGES:
+    case MEMSWAP_EVENT_POLICY_ERROR:
         break;
     case MEMSWAP_EVENT_PAGE_LOST:
     case MEMSWAP_EVENT_BUG:

@@ -1,0 +1,27 @@
+/*
+ * The policies that are built in: add yours here, and to meson.build
+ *
+ * Each is a file of its own that includes policy.h and nothing else of ours.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <stddef.h>
+
+#include "builtins.h"
+#include "memswap/policies.h"
+
+MemswapPolicyEntry memswap_policy_limit;
+MemswapPolicyEntry memswap_policy_linear;
+
+const MemswapBuiltin memswap_builtins[] = {
+    { "limit", memswap_policy_limit },
+    { "linear", memswap_policy_linear },
+    { NULL, NULL },
+};
+
+const char *memswap_policy_builtin(unsigned int i)
+{
+    return i < sizeof(memswap_builtins) / sizeof(memswap_builtins[0]) ?
+           memswap_builtins[i].name : NULL;
+}

@@ -1,0 +1,220 @@
+/*
+ * Policies: what the files that serve them share
+ *
+ * A policy's life, in MemswapPolicyHost.phase:
+ *
+ *     LOADING --> UP --> STOPPING --> DOWN
+ *        |        |         |
+ *        +--------+---------+---> GIVEN_UP
+ *
+ * Its own thread goes from LOADING to UP, or DOWN, and from STOPPING to DOWN;
+ * who removes it goes to STOPPING, and whoever finds it hung, or out of its
+ * mind, to GIVEN_UP.  All are compare-and-swaps, so one of them wins.
+ *
+ * Who may use it:
+ *
+ * - Whoever tells of an event finds it in MemswapPolicies.slots, and counts
+ *   itself in meanwhile, in users; who takes it out of there waits for none.
+ * - The policy itself asks for things by its pointer, as long as it lives, even
+ *   when it was given up and the engine is gone.  So each request counts itself
+ *   in, in in_op, then looks at the phase; who sets GIVEN_UP and then finds
+ *   in_op at 0 knows that nothing of the engine is used any more.
+ * - A policy that was given up may be in its own code for ever.  The struct is
+ *   the engine's and its thread's, and freed when both have let go of it.
+ *
+ * Locks: admin_lock serializes those who add, remove and set, for seconds; lock
+ * is a leaf, taken for moments, by the list and the watch too.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MEMSWAP_POLICY_INTERNAL_H
+#define MEMSWAP_POLICY_INTERNAL_H
+
+#include <pthread.h>
+
+#include "internal.h"
+#include "memswap/policies.h"
+#include "policy-ring.h"
+
+typedef enum PolicyPhase {
+    POLICY_LOADING,
+    POLICY_UP,
+    POLICY_STOPPING,
+    POLICY_DOWN,
+    POLICY_GIVEN_UP,
+} PolicyPhase;
+
+/* A region whose trial is to be looked at. */
+typedef struct PolicyLook {
+    uint32_t block;
+    uint64_t region;
+    int64_t due;
+} PolicyLook;
+
+/* An option to be set, by the policy's thread; under MemswapPolicies.lock. */
+typedef struct PolicySetting {
+    const char *name;           /* NULL: none is waiting */
+    const char *value;
+    int result;
+} PolicySetting;
+
+/* Prefetch: how much of it was wasted of late; see prefetch.c. */
+typedef struct PolicyGovernor {
+    _Atomic uint32_t hits, wasted;  /* since the rate was set last */
+    _Atomic uint32_t rate;          /* of RATE_FULL */
+    uint32_t credit;                /* the policy's thread's, as are these */
+    uint32_t since_watched;         /* pages since one came in unmapped */
+} PolicyGovernor;
+
+struct MemswapPolicyHost {
+    MemswapEngine *engine;
+    unsigned int slot;
+    char id[MEMSWAP_POLICY_NAME_SIZE];
+    char *path;                 /* NULL: built in */
+    char *builtin;
+    MemswapPolicyOption *options;
+    unsigned int n_options;
+
+    /* Set by its thread before it is UP. */
+    void *object;               /* dlopen()'s */
+    const MemswapPolicyOps *ops;
+    void *self;
+    int error;                  /* why it is DOWN */
+    char *why;
+
+    GThread *thread;
+    pthread_t self_thread;      /* set by itself */
+    _Atomic uint32_t phase;     /* futex: PolicyPhase */
+    _Atomic uint32_t in_op;
+    _Atomic uint32_t owners;    /* its thread, and the engine */
+    _Atomic int64_t busy_since; /* real time of a call; 0: in none */
+
+    _Atomic uint32_t wake;      /* futex: counts reasons to look */
+    _Atomic bool asleep;        /* an event is a reason, too */
+    PolicySetting setting;
+    _Atomic bool set_waits;     /* setting.name is set */
+    _Atomic uint32_t set_done;  /* futex: 1 once setting.result is */
+
+    /* Its thread's. */
+    GArray *looks;              /* of PolicyLook */
+    int64_t timer;              /* when; 0: not set */
+    int64_t sampled;            /* when pressure was, the last time */
+    uint64_t some_us, full_us;  /* and what it was */
+    int64_t room_rest;          /* ns to wait before asking for room again */
+    int64_t room_due;
+    int64_t tokens, tokens_at;  /* budget of requests; see policy-request.c */
+    unsigned int nonsense;
+    uint64_t keep_evictions;    /* when keep_bytes was 0 */
+    uint64_t keep_bytes;
+    PolicyGovernor governor;
+
+    /* Statistics. */
+    _Atomic uint64_t n_events, n_requests, n_refused, n_reclaimed;
+    _Atomic uint64_t n_prefetched, n_throttled, n_hits, n_wasted;
+    _Atomic int64_t hungry_until;   /* it lacked room for a prefetch */
+    unsigned int n_counters;    /* under MemswapPolicies.lock, as are these */
+    struct {
+        char name[MEMSWAP_POLICY_NAME_SIZE];
+        uint64_t value;
+    } counters[MEMSWAP_MAX_POLICY_COUNTERS];
+
+    MemswapRing ring;
+};
+
+/* policy.c */
+
+/* Real time, in ns: what waiting is measured by, whatever the host's clock. */
+int64_t memswap_policy_real_time(void);
+/*
+ * Around what the policy's thread does with the engine.  False if it may not
+ * any more; then there is nothing to leave.
+ */
+bool memswap_policy_enter(MemswapPolicyHost *host);
+void memswap_policy_leave(MemswapPolicyHost *host);
+/* Tell the one policy, if it wants to hear of it. */
+void memswap_policy_tell(MemswapPolicyHost *host,
+                         const MemswapPolicyEvent *event);
+/* It hangs, or makes no sense.  Any thread, its own too; no lock held. */
+void memswap_policy_give_up(MemswapPolicyHost *host,
+                            MemswapPolicyError reason);
+
+/* Let go of it: the engine, and its thread at its end. */
+void memswap_policy_release(MemswapPolicyHost *host);
+
+/* policy-load.c */
+
+/*
+ * Find the policy's operations, in its thread.  0, or a negative errno with
+ * host->why set.
+ */
+int memswap_policy_load(MemswapPolicyHost *host);
+/* Once nobody is in it any more. */
+void memswap_policy_unload(MemswapPolicyHost *host);
+/*
+ * Try to load @path in a child process, for so long.  As above, with *@why
+ * set.
+ */
+int memswap_policy_probe(const char *path, int64_t patience, char **why);
+
+/* policy-thread.c */
+gpointer memswap_policy_thread(gpointer opaque);
+/* Make it look whether there is something to do. */
+void memswap_policy_poke(MemswapPolicyHost *host);
+
+/* policy-request.c: what it may ask */
+
+#define MEMSWAP_REQUEST_ANY UINT32_MAX
+
+/*
+ * Every request begins so, for policies of these roles, and ends with
+ * memswap_request_end(), whose result it returns.  Not 0: it ends right here.
+ */
+int memswap_request_begin(MemswapPolicyHost *host, uint32_t roles,
+                          int64_t tokens);
+int64_t memswap_request_end(MemswapPolicyHost *host, int64_t ret);
+/* The block, counted in, if the pages are within it. */
+int memswap_request_pages(MemswapPolicyHost *host, uint32_t number,
+                          uint64_t first, uint64_t n, MemswapBlock **block);
+
+extern const MemswapPolicyHostOps memswap_policy_host_ops;
+
+/* policy-query.c: of these, what changes nothing; see policy.h */
+int64_t memswap_policy_op_now(MemswapPolicyHost *host);
+int memswap_policy_op_info(MemswapPolicyHost *host, MemswapPolicyInfo *info);
+int memswap_policy_op_block(MemswapPolicyHost *host, uint32_t number,
+                            MemswapPolicyBlock *info);
+int memswap_policy_op_regions(MemswapPolicyHost *host, uint32_t number,
+                              uint64_t first, uint64_t n,
+                              uint32_t *resident);
+int memswap_policy_op_pages(MemswapPolicyHost *host, uint32_t number,
+                            uint64_t first, uint64_t n, uint32_t states,
+                            uint64_t *bitmap);
+int memswap_policy_op_translate(MemswapPolicyHost *host, uint64_t root,
+                                uint64_t address, uint32_t *number,
+                                uint64_t *page);
+int memswap_policy_op_reverse(MemswapPolicyHost *host, uint32_t number,
+                              uint64_t page, uint64_t *root,
+                              uint64_t *address);
+
+/* prefetch.c */
+void memswap_prefetch_init(MemswapPolicyHost *host);
+/*
+ * Bring in those of the pages that are stored, until there is no room.
+ * *@more is set to false then.  Returns how many came.
+ */
+uint64_t memswap_prefetch_range(MemswapPolicyHost *host,
+                                MemswapBlock *block, uint64_t first,
+                                uint64_t end, bool last,
+                                MemswapPolicyPriority priority, bool *more);
+
+/*
+ * policy-events.c.  What was touched of a region on trial: tell all, or only
+ * @host.
+ */
+void memswap_policy_look(MemswapBlock *block, uint64_t number,
+                         MemswapPolicyHost *host);
+void memswap_policy_fill_room(MemswapEngine *engine,
+                              MemswapPolicyRoom *room);
+
+#endif /* MEMSWAP_POLICY_INTERNAL_H */

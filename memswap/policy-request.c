@@ -1,0 +1,453 @@
+/*
+ * What policies may ask: every request is checked here
+ *
+ * What only asks is in policy-query.c.
+ *
+ * Requests are made in the policy's own thread and done in it, so what they
+ * cost is paid there.  There is a budget of them all the same, since they
+ * take locks and zap the guest's pages: who uses it up sleeps a little in each
+ * further call.  Who asks for what can't be a thousand times is given up.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <string.h>
+
+#include "policy-internal.h"
+
+/* Requests a second, and how many may be saved up. */
+#define TOKENS_PER_S 100000
+#define TOKENS_MAX 20000
+/* A trial costs the guest up to 512 minor faults. */
+#define TRIAL_TOKENS 50
+/* Who has none left sleeps so long. */
+#define TOO_MANY_US 1000
+/* Requests that mean nothing, before a policy is given up. */
+#define NONSENSE_MAX 1000
+/* What one call takes out at most: it has to return soon. */
+#define RECLAIM_MAX (64 * 1024 * 1024)
+/* Trials to be looked at later, at once. */
+#define LOOKS_MAX 4096
+#define ROUNDS_MAX 15
+/* The part of the limit that may be kept. */
+#define KEEP_PART 4
+
+#define ASKS_RECLAIM MEMSWAP_POLICY_RECLAIMER
+#define ASKS_PREFETCH MEMSWAP_POLICY_PREFETCHER
+#define ASKS_TRIAL (MEMSWAP_POLICY_RECLAIMER | MEMSWAP_POLICY_PREFETCHER)
+
+/* Take from the budget; false if there is not enough. */
+static bool take_tokens(MemswapPolicyHost *host, int64_t n)
+{
+    int64_t now = memswap_policy_real_time();
+    int64_t gained = (now - host->tokens_at) / (1000000000 / TOKENS_PER_S);
+
+    if (!host->tokens_at || gained > TOKENS_MAX) {
+        host->tokens = TOKENS_MAX;
+        host->tokens_at = now;
+    } else if (gained > 0) {
+        host->tokens = MIN(host->tokens + gained, TOKENS_MAX);
+        host->tokens_at += gained * (1000000000 / TOKENS_PER_S);
+    }
+    if (host->tokens < n) {
+        return false;
+    }
+    host->tokens -= n;
+    return true;
+}
+
+int memswap_request_begin(MemswapPolicyHost *host, uint32_t roles,
+                          int64_t tokens)
+{
+    if (!pthread_equal(pthread_self(), host->self_thread)) {
+        return -EPERM;
+    }
+    if (!memswap_policy_enter(host)) {
+        /* who doesn't listen is at least slow */
+        g_usleep(TOO_MANY_US);
+        return -ESHUTDOWN;
+    }
+    memswap_count(host->n_requests, 1);
+    if (!(host->ops->roles & roles)) {
+        memswap_count(host->n_refused, 1);
+        memswap_policy_leave(host);
+        return -EPERM;
+    }
+    if (!take_tokens(host, tokens)) {
+        memswap_count(host->n_refused, 1);
+        memswap_policy_leave(host);
+        g_usleep(TOO_MANY_US);
+        return -EAGAIN;
+    }
+    return 0;
+}
+
+int64_t memswap_request_end(MemswapPolicyHost *host, int64_t ret)
+{
+    if (ret < 0) {
+        memswap_count(host->n_refused, 1);
+    }
+    if ((ret == -EINVAL || ret == -ERANGE) &&
+        ++host->nonsense == NONSENSE_MAX) {
+        memswap_policy_give_up(host, MEMSWAP_POLICY_NONSENSE);
+    }
+    memswap_policy_leave(host);
+    return ret;
+}
+
+int memswap_request_pages(MemswapPolicyHost *host, uint32_t number,
+                          uint64_t first, uint64_t n, MemswapBlock **block)
+{
+    *block = number < MEMSWAP_MAX_BLOCKS ?
+             memswap_block_get(host->engine, number) : NULL;
+    if (!*block) {
+        return number < MEMSWAP_MAX_BLOCKS ? -ENOENT : -ERANGE;
+    }
+    if (first > (*block)->n_pages || n > (*block)->n_pages - first) {
+        memswap_block_unref(*block);
+        return -ERANGE;
+    }
+    return 0;
+}
+
+static int get_region(MemswapPolicyHost *host, uint32_t number,
+                      uint64_t region, MemswapBlock **block)
+{
+    int ret = memswap_request_pages(host, number, 0, 0, block);
+
+    if (!ret && region >= (*block)->n_regions) {
+        memswap_block_unref(*block);
+        ret = -ERANGE;
+    }
+    return ret;
+}
+
+/* All of them are right, and not too many. */
+static int check_ranges(MemswapPolicyHost *host,
+                        const MemswapPolicyRange *ranges, uint32_t n)
+{
+    uint64_t pages = 0;
+
+    if (n > MEMSWAP_POLICY_MAX_RANGES) {
+        return -ERANGE;
+    }
+    if (n && !ranges) {
+        return -EINVAL;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        MemswapBlock *block;
+        int ret = memswap_request_pages(host, ranges[i].block, ranges[i].page,
+                                        ranges[i].n, &block);
+
+        if (ret) {
+            return ret;
+        }
+        memswap_block_unref(block);
+        if (ranges[i].n > MEMSWAP_POLICY_MAX_PAGES - pages) {
+            return -ERANGE;
+        }
+        pages += ranges[i].n;
+    }
+    return 0;
+}
+
+/* Which was there when it was checked; NULL if it has gone since. */
+static MemswapBlock *range_block(MemswapPolicyHost *host,
+                                 const MemswapPolicyRange *range)
+{
+    MemswapBlock *block;
+
+    return memswap_request_pages(host, range->block, range->page, range->n,
+                                 &block) ? NULL : block;
+}
+
+/* Does one that goes before this policy want the region kept? */
+static bool kept_from(MemswapPolicyHost *host, MemswapRegion *region)
+{
+    unsigned int keeper = memswap_age_keeper(region);
+
+    /* what is asked for again and again goes in the end */
+    return keeper && keeper - 1 < host->slot && memswap_age_pass(region);
+}
+
+static uint64_t reclaim_range(MemswapPolicyHost *host, MemswapBlock *block,
+                              uint64_t page, uint64_t end, bool cold,
+                              uint64_t max)
+{
+    uint64_t gone = 0;
+
+    while (page < end && gone < max) {
+        uint64_t number = page / block->region_pages;
+        uint64_t stop = MIN(end, memswap_region_end(block, number));
+
+        if (!kept_from(host, &block->regions[number])) {
+            gone += memswap_reclaim_pages(block, page, stop, cold);
+        }
+        page = stop;
+    }
+    return gone;
+}
+
+/* Pages left: whoever waits for room, and the pool, are to profit. */
+static int64_t reclaimed(MemswapPolicyHost *host, uint64_t gone)
+{
+    MemswapEngine *engine = host->engine;
+
+    if (gone) {
+        memswap_count(host->n_reclaimed, gone);
+        memswap_room_made(engine);
+        engine->store->ops->maintain(engine->store);
+    }
+    return memswap_request_end(host, gone);
+}
+
+static int64_t op_reclaim(MemswapPolicyHost *host,
+                          const MemswapPolicyRange *ranges, uint32_t n,
+                          uint32_t flags)
+{
+    uint64_t gone = 0;
+    int ret = memswap_request_begin(host, ASKS_RECLAIM, 1);
+
+    if (ret) {
+        return ret;
+    }
+    ret = flags & ~MEMSWAP_POLICY_COLD ? -EINVAL :
+          check_ranges(host, ranges, n);
+    if (ret) {
+        return memswap_request_end(host, ret);
+    }
+    for (uint32_t i = 0; i < n && gone < RECLAIM_MAX; i++) {
+        MemswapBlock *block = range_block(host, &ranges[i]);
+
+        if (block) {
+            gone += reclaim_range(host, block, ranges[i].page,
+                                  ranges[i].page + ranges[i].n,
+                                  flags & MEMSWAP_POLICY_COLD,
+                                  RECLAIM_MAX - gone);
+            memswap_block_unref(block);
+        }
+    }
+    return reclaimed(host, gone);
+}
+
+static int64_t op_reclaim_bytes(MemswapPolicyHost *host, uint64_t bytes)
+{
+    int ret = memswap_request_begin(host, ASKS_RECLAIM, 1);
+
+    return ret ?: reclaimed(host, memswap_reclaim(host->engine,
+                                                  MIN(bytes, RECLAIM_MAX)));
+}
+
+static int64_t op_prefetch(MemswapPolicyHost *host,
+                           const MemswapPolicyRange *ranges, uint32_t n,
+                           uint32_t priority, int64_t deadline)
+{
+    MemswapEngine *engine = host->engine;
+    bool more = true;
+    uint64_t done = 0;
+    int ret = memswap_request_begin(host, ASKS_PREFETCH, 1);
+
+    if (ret) {
+        return ret;
+    }
+    ret = priority > MEMSWAP_POLICY_HIGH ? -EINVAL :
+          check_ranges(host, ranges, n);
+    if (ret) {
+        return memswap_request_end(host, ret);
+    }
+    for (uint32_t i = 0; i < n && more; i++) {
+        MemswapBlock *block = range_block(host, &ranges[i]);
+        uint64_t page = ranges[i].page;
+        uint64_t stop = page + ranges[i].n;
+
+        /* region by region, to look at the clock in between */
+        while (block && page < stop && more) {
+            uint64_t part = MIN(stop, memswap_region_end(
+                                          block, page / block->region_pages));
+
+            if (deadline && memswap_now(engine) >= deadline) {
+                more = false;
+                break;
+            }
+            done += memswap_prefetch_range(host, block, page, part,
+                                           i == n - 1 && part == stop,
+                                           priority, &more);
+            page = part;
+        }
+        if (block) {
+            memswap_block_unref(block);
+        }
+    }
+    return memswap_request_end(host, done);
+}
+
+static int64_t op_trial(MemswapPolicyHost *host, uint32_t number,
+                        uint64_t region, int64_t look_ns)
+{
+    MemswapBlock *block;
+    int64_t waiting;
+    int ret = memswap_request_begin(host, ASKS_TRIAL, TRIAL_TOKENS);
+
+    if (ret) {
+        return ret;
+    }
+    ret = look_ns < MEMSWAP_POLICY_NO_LOOK ? -EINVAL :
+          get_region(host, number, region, &block);
+    if (ret) {
+        return memswap_request_end(host, ret);
+    }
+    waiting = -EBUSY;
+    if ((look_ns < 0 || host->looks->len < LOOKS_MAX) &&
+        memswap_region_try_own(&block->regions[region])) {
+        waiting = memswap_trial_region(block, region);
+        memswap_region_disown(&block->regions[region]);
+    }
+    memswap_block_unref(block);
+    if (waiting > 0 && look_ns >= 0) {
+        PolicyLook look = {
+            .block = number,
+            .region = region,
+            .due = memswap_policy_real_time() + look_ns,
+        };
+
+        g_array_append_val(host->looks, look);
+    }
+    return memswap_request_end(host, waiting);
+}
+
+static int op_set_interval(MemswapPolicyHost *host, uint32_t number,
+                           uint64_t region, uint32_t rounds)
+{
+    MemswapBlock *block;
+    int ret = memswap_request_begin(host, ASKS_TRIAL, 1);
+
+    if (ret) {
+        return ret;
+    }
+    ret = rounds > ROUNDS_MAX ? -EINVAL :
+          get_region(host, number, region, &block);
+    if (!ret) {
+        memswap_age_set(&block->regions[region], rounds);
+        memswap_block_unref(block);
+    }
+    return memswap_request_end(host, ret);
+}
+
+/* Pages that there is a budget to keep, of @n. */
+static uint64_t keep_budget(MemswapPolicyHost *host, MemswapBlock *block,
+                            uint64_t n)
+{
+    MemswapEngine *engine = host->engine;
+    uint64_t limit = atomic_load(&engine->limit);
+    uint64_t evictions = atomic_load(&engine->evictions);
+    uint64_t left;
+
+    if ((evictions - host->keep_evictions) << block->page_shift >= limit) {
+        host->keep_evictions = evictions;
+        host->keep_bytes = 0;
+    }
+    left = limit / KEEP_PART - MIN(host->keep_bytes, limit / KEEP_PART);
+    n = MIN(n, left >> block->page_shift);
+    host->keep_bytes += n << block->page_shift;
+    return n;
+}
+
+static int64_t op_keep(MemswapPolicyHost *host,
+                       const MemswapPolicyRange *ranges, uint32_t n)
+{
+    uint64_t kept = 0;
+    int ret = memswap_request_begin(host, ASKS_TRIAL, 1);
+
+    if (ret) {
+        return ret;
+    }
+    ret = check_ranges(host, ranges, n);
+    if (ret) {
+        return memswap_request_end(host, ret);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        MemswapBlock *block = range_block(host, &ranges[i]);
+        uint64_t page = ranges[i].page;
+        uint64_t stop;
+
+        if (!block) {
+            continue;
+        }
+        stop = page + keep_budget(host, block, ranges[i].n);
+        kept += stop - page;
+        while (page < stop) {
+            uint64_t number = page / block->region_pages;
+
+            memswap_age_keep(&block->regions[number], host->slot + 1);
+            page = memswap_region_end(block, number);
+        }
+        memswap_block_unref(block);
+    }
+    return memswap_request_end(host, kept);
+}
+
+static int op_wake(MemswapPolicyHost *host, uint64_t ms)
+{
+    int ret = memswap_request_begin(host, MEMSWAP_REQUEST_ANY, 1);
+
+    if (ret) {
+        return ret;
+    }
+    if (ms > INT64_MAX / 1000000 / 2) {
+        return memswap_request_end(host, -EINVAL);
+    }
+    host->timer = memswap_policy_real_time() + (int64_t)ms * 1000000;
+    return memswap_request_end(host, 0);
+}
+
+static int op_counter(MemswapPolicyHost *host, const char *name,
+                      uint64_t value)
+{
+    GMutex *lock = &host->engine->policies.lock;
+    unsigned int i = 0;
+    int ret = memswap_request_begin(host, MEMSWAP_REQUEST_ANY, 1);
+
+    if (ret) {
+        return ret;
+    }
+    if (!name || !*name || strlen(name) >= MEMSWAP_POLICY_NAME_SIZE) {
+        return memswap_request_end(host, -EINVAL);
+    }
+    g_mutex_lock(lock);
+    while (i < host->n_counters && strcmp(host->counters[i].name, name)) {
+        i++;
+    }
+    if (i == MEMSWAP_MAX_POLICY_COUNTERS) {
+        ret = -ENOSPC;
+    } else {
+        if (i == host->n_counters) {
+            g_strlcpy(host->counters[i].name, name,
+                      MEMSWAP_POLICY_NAME_SIZE);
+            host->n_counters++;
+        }
+        host->counters[i].value = value;
+    }
+    g_mutex_unlock(lock);
+    return memswap_request_end(host, ret);
+}
+
+const MemswapPolicyHostOps memswap_policy_host_ops = {
+    .size = sizeof(MemswapPolicyHostOps),
+    .version = MEMSWAP_POLICY_VERSION,
+    .now = memswap_policy_op_now,
+    .info = memswap_policy_op_info,
+    .block = memswap_policy_op_block,
+    .regions = memswap_policy_op_regions,
+    .pages = memswap_policy_op_pages,
+    .reclaim = op_reclaim,
+    .reclaim_bytes = op_reclaim_bytes,
+    .prefetch = op_prefetch,
+    .trial = op_trial,
+    .set_interval = op_set_interval,
+    .keep = op_keep,
+    .translate = memswap_policy_op_translate,
+    .reverse = memswap_policy_op_reverse,
+    .wake = op_wake,
+    .counter = op_counter,
+};

@@ -1,0 +1,589 @@
+/*
+ * Policies: who there is, and who goes
+ *
+ * Adding, removing and setting wait for the policy's thread, but only so long:
+ * one that doesn't return is given up.  A watch does the same with one that
+ * doesn't return from an event while others wait.
+ *
+ * What is without a policy is what is left when one is given up: evictors make
+ * room all the time when half of the reserve is gone, whether or not there is
+ * a reclaimer, so that a guest never depends on one.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+
+#include "futex.h"
+#include "policy-internal.h"
+
+/* How long a policy may take to return. */
+#define PATIENCE_NS 5000000000LL
+/* How often the watch looks, of that time. */
+#define WATCH_PART 8
+/* How often somebody who waits looks at more than what wakes him. */
+#define SLICE_NS 10000000
+
+int64_t memswap_policy_real_time(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+bool memswap_policy_enter(MemswapPolicyHost *host)
+{
+    atomic_fetch_add(&host->in_op, 1);
+    if (atomic_load(&host->phase) == POLICY_GIVEN_UP) {
+        atomic_fetch_sub(&host->in_op, 1);
+        return false;
+    }
+    return true;
+}
+
+void memswap_policy_leave(MemswapPolicyHost *host)
+{
+    atomic_fetch_sub(&host->in_op, 1);
+}
+
+void memswap_policies_init(MemswapEngine *engine)
+{
+    MemswapPolicies *policies = &engine->policies;
+
+    g_mutex_init(&policies->admin_lock);
+    g_mutex_init(&policies->lock);
+    policies->given_up = g_ptr_array_new();
+    policies->patience = PATIENCE_NS;
+}
+
+/* Called with policies->lock. */
+static void update_wanted(MemswapPolicies *policies)
+{
+    uint64_t wanted = 0;
+
+    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+        MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
+
+        if (host) {
+            /* what was prefetched is counted, whoever wants to hear of it */
+            wanted |= host->ops->events | MEMSWAP_POLICY_EVENT_BIT(WASTED);
+        }
+    }
+    atomic_store(&policies->wanted, wanted);
+}
+
+/* False if it was given up by now. */
+static bool publish(MemswapPolicyHost *host)
+{
+    MemswapPolicies *policies = &host->engine->policies;
+    bool up;
+
+    g_mutex_lock(&policies->lock);
+    up = atomic_load(&host->phase) == POLICY_UP;
+    if (up) {
+        atomic_store(&policies->slots[host->slot], host);
+        update_wanted(policies);
+        if (host->ops->roles & MEMSWAP_POLICY_RECLAIMER) {
+            atomic_store(&policies->reclaimer, host);
+        }
+    }
+    g_mutex_unlock(&policies->lock);
+    /* it may be for the reclaimer to arm itself */
+    memswap_policy_poke(host);
+    return up;
+}
+
+/* Nobody tells it of anything when this returns. */
+static void unpublish(MemswapPolicyHost *host)
+{
+    MemswapEngine *engine = host->engine;
+    MemswapPolicies *policies = &engine->policies;
+    bool reclaimed = false;
+
+    g_mutex_lock(&policies->lock);
+    if (atomic_load(&policies->slots[host->slot]) == host) {
+        atomic_store(&policies->slots[host->slot], NULL);
+        update_wanted(policies);
+        reclaimed = atomic_load(&policies->reclaimer) == host;
+        if (reclaimed) {
+            atomic_store(&policies->reclaimer, NULL);
+            if (atomic_exchange(&policies->armed, false)) {
+                atomic_fetch_sub(&engine->sleepers, 1);
+            }
+        }
+    }
+    g_mutex_unlock(&policies->lock);
+    while (atomic_load(&policies->users[host->slot])) {
+        sched_yield();
+    }
+    if (reclaimed) {
+        memswap_evictors_kick(engine);
+    }
+}
+
+static bool change_phase(MemswapPolicyHost *host, PolicyPhase from,
+                         PolicyPhase to)
+{
+    uint32_t expected = from;
+
+    if (!atomic_compare_exchange_strong(&host->phase, &expected, to)) {
+        return false;
+    }
+    memswap_futex_wake(&host->phase);
+    return true;
+}
+
+/* True for the one who did it. */
+static bool mark_given_up(MemswapPolicyHost *host)
+{
+    return change_phase(host, POLICY_UP, POLICY_GIVEN_UP) ||
+           change_phase(host, POLICY_STOPPING, POLICY_GIVEN_UP) ||
+           change_phase(host, POLICY_LOADING, POLICY_GIVEN_UP);
+}
+
+static void after_given_up(MemswapPolicyHost *host, MemswapPolicyError reason)
+{
+    MemswapEngine *engine = host->engine;
+
+    unpublish(host);
+    memswap_policy_poke(host);
+    if (engine->host.event) {
+        engine->host.event(engine->opaque, MEMSWAP_EVENT_POLICY_ERROR,
+                           host->id, reason);
+    }
+    /* last: from now on the engine may go */
+    g_mutex_lock(&engine->policies.lock);
+    g_ptr_array_add(engine->policies.given_up, host);
+    g_mutex_unlock(&engine->policies.lock);
+}
+
+void memswap_policy_give_up(MemswapPolicyHost *host,
+                            MemswapPolicyError reason)
+{
+    if (mark_given_up(host)) {
+        after_given_up(host, reason);
+    }
+}
+
+void memswap_policy_release(MemswapPolicyHost *host)
+{
+    if (atomic_fetch_sub(&host->owners, 1) > 1) {
+        return;
+    }
+    memswap_policy_unload(host);
+    for (unsigned int i = 0; i < host->n_options; i++) {
+        g_free((char *)host->options[i].name);
+        g_free((char *)host->options[i].value);
+    }
+    g_free(host->options);
+    g_array_free(host->looks, true);
+    g_free(host->builtin);
+    g_free(host->path);
+    g_free(host->why);
+    g_free(host);
+}
+
+/* One that is DOWN. */
+static void policy_free(MemswapPolicyHost *host)
+{
+    g_thread_join(host->thread);
+    memswap_policy_release(host);
+}
+
+/* --- the watch --------------------------------------------------------- */
+
+static bool hangs(MemswapPolicyHost *host, int64_t now)
+{
+    int64_t since = atomic_load(&host->busy_since);
+
+    return since && now - since > host->engine->policies.patience &&
+           (!memswap_ring_empty(&host->ring) ||
+            atomic_load(&host->set_waits));
+}
+
+static gpointer watch(gpointer opaque)
+{
+    MemswapEngine *engine = opaque;
+    MemswapPolicies *policies = &engine->policies;
+
+    while (!atomic_load(&policies->watch_stop)) {
+        uint32_t seen = atomic_load(&policies->watch_kick);
+        int64_t now = memswap_policy_real_time();
+        MemswapPolicyHost *hung = NULL;
+        bool any = false;
+
+        g_mutex_lock(&policies->lock);
+        for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES && !hung; i++) {
+            MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
+
+            any |= host != NULL;
+            /* marked with the lock held, before it can be freed */
+            if (host && hangs(host, now) && mark_given_up(host)) {
+                hung = host;
+            }
+        }
+        g_mutex_unlock(&policies->lock);
+        if (hung) {
+            after_given_up(hung, MEMSWAP_POLICY_HUNG);
+        } else if (!atomic_load(&policies->watch_stop)) {
+            memswap_futex_wait(&policies->watch_kick, seen, any ?
+                               policies->patience / WATCH_PART : -1);
+        }
+    }
+    return NULL;
+}
+
+static void watch_kick(MemswapPolicies *policies)
+{
+    atomic_fetch_add(&policies->watch_kick, 1);
+    memswap_futex_wake(&policies->watch_kick);
+}
+
+/* Threads of ours take no signals. */
+static GThread *start_thread(const char *name, GThreadFunc function,
+                             gpointer opaque)
+{
+    sigset_t all, old;
+    GThread *thread;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    thread = g_thread_try_new(name, function, opaque, NULL);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return thread;
+}
+
+/* --- adding, removing, setting ----------------------------------------- */
+
+static int G_GNUC_PRINTF(3, 4) fail(char **error, int ret,
+                                    const char *format, ...)
+{
+    va_list args;
+
+    if (error) {
+        va_start(args, format);
+        *error = g_strdup_vprintf(format, args);
+        va_end(args);
+    }
+    return ret;
+}
+
+/* The policy that goes by @id; NULL if none does.  Called with admin_lock. */
+static MemswapPolicyHost *find(MemswapPolicies *policies, const char *id)
+{
+    MemswapPolicyHost *found = NULL;
+
+    g_mutex_lock(&policies->lock);
+    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+        MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
+
+        if (host && !strcmp(host->id, id)) {
+            found = host;
+        }
+    }
+    g_mutex_unlock(&policies->lock);
+    return found;
+}
+
+/* Wait until it has left @phase; false if that took too long. */
+static bool wait_phase(MemswapPolicyHost *host, PolicyPhase phase)
+{
+    int64_t end = memswap_policy_real_time() +
+                  host->engine->policies.patience;
+
+    while (atomic_load(&host->phase) == phase) {
+        int64_t left = end - memswap_policy_real_time();
+
+        if (left <= 0) {
+            return false;
+        }
+        memswap_futex_wait(&host->phase, phase, left);
+    }
+    return true;
+}
+
+static int check_config(MemswapEngine *engine,
+                        const MemswapPolicyConfig *config, char **error)
+{
+    if (!config->id || !*config->id ||
+        strlen(config->id) >= MEMSWAP_POLICY_NAME_SIZE) {
+        return fail(error, -EINVAL, "a policy's id has 1 to %d characters",
+                    MEMSWAP_POLICY_NAME_SIZE - 1);
+    }
+    if (!config->path == !config->builtin) {
+        return fail(error, -EINVAL, "policy '%s': one of path and builtin "
+                    "is needed", config->id);
+    }
+    if (find(&engine->policies, config->id)) {
+        return fail(error, -EEXIST, "there is a policy '%s' already",
+                    config->id);
+    }
+    return 0;
+}
+
+/* The lowest slot that is free, or MEMSWAP_MAX_POLICIES. */
+static unsigned int free_slot(MemswapPolicies *policies)
+{
+    unsigned int slot = 0;
+
+    while (slot < MEMSWAP_MAX_POLICIES &&
+           atomic_load(&policies->slots[slot])) {
+        slot++;
+    }
+    return slot;
+}
+
+static MemswapPolicyHost *policy_new(MemswapEngine *engine,
+                                     const MemswapPolicyConfig *config,
+                                     unsigned int slot)
+{
+    MemswapPolicyHost *host = g_new0(MemswapPolicyHost, 1);
+
+    host->engine = engine;
+    host->owners = 2;
+    host->slot = slot;
+    g_strlcpy(host->id, config->id, sizeof(host->id));
+    host->path = g_strdup(config->path);
+    host->builtin = g_strdup(config->builtin);
+    host->options = g_new(MemswapPolicyOption, config->n_options);
+    host->n_options = config->n_options;
+    for (unsigned int i = 0; i < config->n_options; i++) {
+        host->options[i].name = g_strdup(config->options[i].name);
+        host->options[i].value = g_strdup(config->options[i].value);
+    }
+    host->looks = g_array_new(false, false, sizeof(PolicyLook));
+    memswap_prefetch_init(host);
+    memswap_ring_init(&host->ring);
+    return host;
+}
+
+/* Run it until it is up.  Called with admin_lock. */
+static int launch(MemswapPolicyHost *host, char **error)
+{
+    MemswapPolicies *policies = &host->engine->policies;
+    int ret;
+
+    if (!policies->watch) {
+        policies->watch = start_thread("memswap-watch", watch, host->engine);
+    }
+    host->thread = policies->watch ?
+        start_thread("memswap-policy", memswap_policy_thread, host) : NULL;
+    if (!host->thread) {
+        ret = fail(error, -EAGAIN, "policy '%s': can't make a thread",
+                   host->id);
+        atomic_store(&host->owners, 1);
+        memswap_policy_release(host);
+        return ret;
+    }
+    if (!wait_phase(host, POLICY_LOADING)) {
+        memswap_policy_give_up(host, MEMSWAP_POLICY_HUNG);
+    }
+    if (atomic_load(&host->phase) == POLICY_DOWN) {
+        ret = fail(error, host->error, "policy '%s': %s", host->id,
+                   host->why);
+        policy_free(host);
+        return ret;
+    }
+    if (!publish(host)) {
+        return fail(error, -ETIMEDOUT, "policy '%s' was given up while it "
+                    "began", host->id);
+    }
+    watch_kick(policies);
+    return 0;
+}
+
+int memswap_policy_add(MemswapEngine *engine,
+                       const MemswapPolicyConfig *config, char **error)
+{
+    MemswapPolicies *policies = &engine->policies;
+    g_autofree char *why = NULL;
+    unsigned int slot;
+    int ret;
+
+    g_mutex_lock(&policies->admin_lock);
+    ret = check_config(engine, config, error);
+    slot = free_slot(policies);
+    if (!ret && slot == MEMSWAP_MAX_POLICIES) {
+        ret = fail(error, -ENOSPC, "there are %d policies already",
+                   MEMSWAP_MAX_POLICIES);
+    }
+    if (!ret && config->path) {
+        ret = memswap_policy_probe(config->path, policies->patience, &why);
+        if (ret) {
+            fail(error, ret, "policy '%s': %s", config->id, why);
+        }
+    }
+    if (!ret) {
+        ret = launch(policy_new(engine, config, slot), error);
+    }
+    g_mutex_unlock(&policies->admin_lock);
+    return ret;
+}
+
+/* Called with admin_lock. */
+static int remove_policy(MemswapPolicyHost *host, char **error)
+{
+    if (!change_phase(host, POLICY_UP, POLICY_STOPPING)) {
+        return fail(error, -ENOENT, "there is no such policy any more");
+    }
+    unpublish(host);
+    memswap_policy_poke(host);
+    if (!wait_phase(host, POLICY_STOPPING)) {
+        memswap_policy_give_up(host, MEMSWAP_POLICY_HUNG);
+    }
+    if (atomic_load(&host->phase) == POLICY_GIVEN_UP) {
+        return fail(error, -ETIMEDOUT, "policy '%s' does not return",
+                    host->id);
+    }
+    policy_free(host);
+    return 0;
+}
+
+int memswap_policy_remove(MemswapEngine *engine, const char *id, char **error)
+{
+    MemswapPolicies *policies = &engine->policies;
+    MemswapPolicyHost *host;
+    int ret;
+
+    g_mutex_lock(&policies->admin_lock);
+    host = find(policies, id);
+    ret = host ? remove_policy(host, error) :
+          fail(error, -ENOENT, "there is no policy '%s'", id);
+    g_mutex_unlock(&policies->admin_lock);
+    return ret;
+}
+
+/* Hand the policy's thread an option, and wait.  Called with admin_lock. */
+static int set_option(MemswapPolicyHost *host, const char *name,
+                      const char *value)
+{
+    MemswapPolicies *policies = &host->engine->policies;
+    int64_t end = memswap_policy_real_time() + policies->patience;
+    bool done = false;
+    int ret = -ETIMEDOUT;
+
+    g_mutex_lock(&policies->lock);
+    host->setting = (PolicySetting) { .name = name, .value = value };
+    atomic_store(&host->set_waits, true);
+    g_mutex_unlock(&policies->lock);
+    memswap_policy_poke(host);
+    while (!done && memswap_policy_real_time() < end &&
+           atomic_load(&host->phase) == POLICY_UP) {
+        memswap_futex_wait(&host->set_done, 0, SLICE_NS);
+        done = atomic_load(&host->set_done);
+    }
+    g_mutex_lock(&policies->lock);
+    if (atomic_exchange(&host->set_done, 0)) {
+        ret = host->setting.result;
+        done = true;
+    }
+    host->setting.name = host->setting.value = NULL;
+    atomic_store(&host->set_waits, false);
+    g_mutex_unlock(&policies->lock);
+    if (!done) {
+        memswap_policy_give_up(host, MEMSWAP_POLICY_HUNG);
+    }
+    return ret;
+}
+
+int memswap_policy_set(MemswapEngine *engine, const char *id,
+                       const char *name, const char *value, char **error)
+{
+    MemswapPolicies *policies = &engine->policies;
+    MemswapPolicyHost *host;
+    int ret;
+
+    g_mutex_lock(&policies->admin_lock);
+    host = find(policies, id);
+    if (!host) {
+        ret = fail(error, -ENOENT, "there is no policy '%s'", id);
+    } else {
+        ret = set_option(host, name, value);
+        if (ret) {
+            fail(error, ret, "policy '%s': option '%s': %s", id, name,
+                 ret == -ENOENT ? "there is none" : g_strerror(-ret));
+        }
+    }
+    g_mutex_unlock(&policies->admin_lock);
+    return ret;
+}
+
+static void fill_status(MemswapPolicyHost *host, MemswapPolicyStatus *status)
+{
+    *status = (MemswapPolicyStatus) {
+        .roles = host->ops->roles,
+        .events = atomic_load(&host->n_events),
+        .dropped = atomic_load(&host->ring.dropped),
+        .requests = atomic_load(&host->n_requests),
+        .refused = atomic_load(&host->n_refused),
+        .reclaimed = atomic_load(&host->n_reclaimed),
+        .prefetched = atomic_load(&host->n_prefetched),
+        .throttled = atomic_load(&host->n_throttled),
+        .hits = atomic_load(&host->n_hits),
+        .wasted = atomic_load(&host->n_wasted),
+        .n_counters = host->n_counters,
+    };
+    memcpy(status->id, host->id, sizeof(status->id));
+    g_strlcpy(status->name, host->ops->name, sizeof(status->name));
+    memcpy(status->counters, host->counters, sizeof(status->counters));
+}
+
+MemswapPolicyStatus *memswap_policy_list(MemswapEngine *engine,
+                                         unsigned int *n)
+{
+    MemswapPolicies *policies = &engine->policies;
+    MemswapPolicyStatus *list = g_new(MemswapPolicyStatus,
+                                      MEMSWAP_MAX_POLICIES);
+
+    *n = 0;
+    g_mutex_lock(&policies->lock);
+    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+        MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
+
+        if (host) {
+            fill_status(host, &list[(*n)++]);
+        }
+    }
+    g_mutex_unlock(&policies->lock);
+    if (!*n) {
+        g_clear_pointer(&list, g_free);
+    }
+    return list;
+}
+
+void memswap_policies_destroy(MemswapEngine *engine)
+{
+    MemswapPolicies *policies = &engine->policies;
+
+    if (policies->watch) {
+        atomic_store(&policies->watch_stop, true);
+        watch_kick(policies);
+        g_thread_join(policies->watch);
+    }
+    g_mutex_lock(&policies->admin_lock);
+    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+        MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
+
+        if (host) {
+            remove_policy(host, NULL);
+        }
+    }
+    g_mutex_unlock(&policies->admin_lock);
+    for (guint i = 0; i < policies->given_up->len; i++) {
+        MemswapPolicyHost *host = g_ptr_array_index(policies->given_up, i);
+
+        while (atomic_load(&host->in_op)) {
+            g_usleep(100);
+        }
+        /* its thread may go on for ever */
+        g_thread_unref(host->thread);
+        memswap_policy_release(host);
+    }
+    g_ptr_array_unref(policies->given_up);
+    g_mutex_clear(&policies->admin_lock);
+    g_mutex_clear(&policies->lock);
+}
