@@ -1,0 +1,225 @@
+/*
+ * A policy that does as it is told: each option is a request, whose result it
+ * publishes as the counter "result"; it counts the events of each kind.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "memswap/policy.h"
+
+#ifndef ROLES
+#define ROLES (MEMSWAP_POLICY_RECLAIMER | MEMSWAP_POLICY_PREFETCHER)
+#endif
+
+/* Found by the test: what ends a hang, and what requests said after it. */
+_Atomic int puppet_release;
+_Atomic long puppet_after;
+
+#ifndef EVENTS
+#define EVENTS (UINT64_MAX & ~MEMSWAP_POLICY_EVENT_BIT(PRESSURE))
+#endif
+
+typedef struct Puppet {
+    const MemswapPolicyHostOps *ops;
+    MemswapPolicyHost *host;
+    int hang;               /* in the next event */
+    uint64_t n[MEMSWAP_POLICY_EVENT__MAX];
+    MemswapPolicyEvent last;
+} Puppet;
+
+MemswapPolicyEntry memswap_policy_entry;
+
+static void hang(Puppet *puppet)
+{
+    MemswapPolicyHost *host = puppet->host;
+
+    while (!atomic_load(&puppet_release)) {
+        usleep(1000);
+    }
+    /* in vain: it was given up */
+    atomic_store(&puppet_after, puppet->ops->now(host));
+}
+
+static void event(void *self, const MemswapPolicyEvent *event)
+{
+    static const char *const names[] = {
+        "fault", "trial", "evicted", "filled", "hit", "wasted", "limit",
+        "room", "stall-begin", "stall-end", "pressure", "timer", "reset",
+        "added", "removed",
+    };
+    Puppet *puppet = self;
+
+    if (puppet->hang) {
+        hang(puppet);
+    }
+    puppet->last = *event;
+    /* the reclaimer's, which comes again and again, is not counted */
+    if (event->kind < sizeof(names) / sizeof(names[0]) &&
+        event->kind != MEMSWAP_POLICY_ROOM) {
+        puppet->n[event->kind] += event->kind == MEMSWAP_POLICY_EVICTED ?
+                                  event->n : 1;
+        puppet->ops->counter(puppet->host, names[event->kind],
+                     puppet->n[event->kind]);
+    }
+}
+
+static int64_t flood(Puppet *puppet, uint64_t n)
+{
+    int64_t refused = 0;
+
+    while (n--) {
+        refused += puppet->ops->now(puppet->host) == -EAGAIN;
+    }
+    return refused;
+}
+
+/* The popcount of a bitmap of pages in these states. */
+static int64_t count_pages(Puppet *puppet, uint32_t block, uint64_t page,
+                           uint64_t n, uint32_t states)
+{
+    uint64_t *bitmap = calloc(n / 64 + 1, sizeof(*bitmap));
+    int64_t ret = puppet->ops->pages(puppet->host, block, page, n, states,
+                                     bitmap);
+
+    for (uint64_t i = 0; i < n / 64 + 1 && ret >= 0; i++) {
+        ret += __builtin_popcountll(bitmap[i]);
+    }
+    free(bitmap);
+    return ret;
+}
+
+static int set(void *self, const char *name, const char *value)
+{
+    Puppet *puppet = self;
+    const MemswapPolicyHostOps *ops = puppet->ops;
+    MemswapPolicyHost *host = puppet->host;
+    MemswapPolicyInfo info = { .size = sizeof(info) };
+    MemswapPolicyBlock block = { .size = sizeof(block) };
+    uint32_t resident[16];
+    uint64_t root, at;
+    uint32_t number;
+    uint64_t a = 0, b = 0, c = 0;
+    int64_t ret;
+    MemswapPolicyRange range;
+
+    /* "BLOCK PAGE N", or what else the option means */
+    sscanf(value, "%li %li %li", (long *)&a, (long *)&b, (long *)&c);
+    range = (MemswapPolicyRange) { .block = a, .page = b, .n = c };
+    if (!strcmp(name, "reclaim")) {
+        ret = ops->reclaim(host, &range, 1, 0);
+    } else if (!strcmp(name, "reclaim-cold")) {
+        ret = ops->reclaim(host, &range, 1, MEMSWAP_POLICY_COLD);
+    } else if (!strcmp(name, "reclaim-flags")) {
+        ret = ops->reclaim(host, &range, 1, 0x80);
+    } else if (!strcmp(name, "reclaim-null")) {
+        ret = ops->reclaim(host, NULL, 1, 0);
+    } else if (!strcmp(name, "reclaim-many")) {
+        ret = ops->reclaim(host, &range, UINT32_MAX, 0);
+    } else if (!strcmp(name, "reclaim-bytes")) {
+        ret = ops->reclaim_bytes(host, a);
+    } else if (!strcmp(name, "prefetch")) {
+        ret = ops->prefetch(host, &range, 1, MEMSWAP_POLICY_HIGH, 0);
+    } else if (!strcmp(name, "prefetch-normal")) {
+        ret = ops->prefetch(host, &range, 1, MEMSWAP_POLICY_NORMAL, 0);
+    } else if (!strcmp(name, "prefetch-late")) {
+        ret = ops->prefetch(host, &range, 1, MEMSWAP_POLICY_HIGH, 1);
+    } else if (!strcmp(name, "prefetch-priority")) {
+        ret = ops->prefetch(host, &range, 1, 77, 0);
+    } else if (!strcmp(name, "trial")) {
+        ret = ops->trial(host, a, b, (int64_t)c);
+    } else if (!strcmp(name, "interval")) {
+        ret = ops->set_interval(host, a, b, c);
+    } else if (!strcmp(name, "keep")) {
+        ret = ops->keep(host, &range, 1);
+    } else if (!strcmp(name, "wake")) {
+        ret = ops->wake(host, a);
+    } else if (!strcmp(name, "counter")) {
+        ret = ops->counter(host, value, 1);
+    } else if (!strcmp(name, "resident-pages")) {
+        ret = count_pages(puppet, a, b, c, MEMSWAP_POLICY_IS_RESIDENT);
+    } else if (!strcmp(name, "trial-pages")) {
+        ret = count_pages(puppet, a, b, c, MEMSWAP_POLICY_IS_TRIAL);
+    } else if (!strcmp(name, "stored-pages")) {
+        ret = count_pages(puppet, a, b, c, MEMSWAP_POLICY_IS_STORED |
+                                           MEMSWAP_POLICY_IS_ZERO);
+    } else if (!strcmp(name, "pinned-pages")) {
+        ret = count_pages(puppet, a, b, c, MEMSWAP_POLICY_IS_PINNED);
+    } else if (!strcmp(name, "region")) {
+        ret = ops->regions(host, a, b, 1, resident);
+        ret = ret ? ret : resident[0];
+    } else if (!strcmp(name, "limit")) {
+        ret = ops->info(host, &info);
+        ret = ret ? ret : (int64_t)info.limit;
+    } else if (!strcmp(name, "block-pages")) {
+        ret = ops->block(host, a, &block);
+        ret = ret ? ret : (int64_t)block.n_pages;
+    } else if (!strcmp(name, "translate")) {
+        ret = ops->translate(host, a, b, &number, &at);
+        ret = ret ? ret : (int64_t)at;
+    } else if (!strcmp(name, "reverse")) {
+        ret = ops->reverse(host, a, b, &root, &at);
+        ret = ret ? ret : (int64_t)at;
+    } else if (!strcmp(name, "flood")) {
+        ret = flood(puppet, a);
+    } else if (!strcmp(name, "hang-next")) {
+        puppet->hang = 1;
+        ret = 0;
+    } else if (!strcmp(name, "hang-now")) {
+        hang(puppet);
+        return 0;
+    } else if (!strcmp(name, "touched")) {
+        ret = puppet->last.kind == MEMSWAP_POLICY_TRIAL ?
+              (int64_t)puppet->last.trial.n_touched : -1;
+    } else if (!strcmp(name, "last-vcpu")) {
+        ret = puppet->last.known & MEMSWAP_POLICY_KNOWN_VCPU ?
+              (int64_t)puppet->last.fault.vcpu : -1;
+    } else if (!strcmp(name, "bad")) {
+        return -EINVAL;
+    } else {
+        return -ENOENT;
+    }
+    ops->counter(host, "result", ret);
+    return 0;
+}
+
+static int start(const MemswapPolicyHostOps *ops, MemswapPolicyHost *host,
+                 void **self)
+{
+    Puppet *puppet = calloc(1, sizeof(*puppet));
+
+    puppet->ops = ops;
+    puppet->host = host;
+    *self = puppet;
+    return 0;
+}
+
+static void stop(void *self)
+{
+    Puppet *puppet = self;
+
+    free(puppet);
+}
+
+const MemswapPolicyOps *memswap_policy_entry(const MemswapPolicyHostOps *host)
+{
+    static const MemswapPolicyOps mine = {
+        .size = sizeof(mine),
+        .version = MEMSWAP_POLICY_VERSION,
+        .name = "puppet",
+        .roles = ROLES,
+        .events = EVENTS,
+        .start = start,
+        .event = event,
+        .set = set,
+        .stop = stop,
+    };
+
+    return &mine;
+}
