@@ -262,14 +262,15 @@ static bool fill_lost(Fill *fill, MemswapState state, int error)
 }
 
 /* It could not be put in place: as if nothing had happened. */
-static MemswapOutcome fill_fail(Fill *fill, int error, bool pin)
+static MemswapOutcome fill_fail(Fill *fill, int error, unsigned int flags)
 {
+    bool hint = flags & MEMSWAP_FILL_HINT;
     MemswapEngine *engine = fill->engine;
     MemswapBlock *block = fill->block;
     MemswapState state = memswap_word_state(fill->old);
     MemswapWord *word = &block->words[fill->page];
 
-    if (pin) {
+    if (flags & MEMSWAP_FILL_PIN) {
         uint64_t now = memswap_word_load(word);
 
         while (!memswap_word_cas(word, &now, now - MEMSWAP_PIN_ONE)) {
@@ -286,7 +287,7 @@ static MemswapOutcome fill_fail(Fill *fill, int error, bool pin)
         memswap_count(engine->trial_pages, -(int64_t)block->page_size);
         state = MEMSWAP_RESIDENT;
     }
-    if (fill_lost(fill, state, error)) {
+    if (!hint && fill_lost(fill, state, error)) {
         /* Who touched it waits for the discard, without having said so. */
         memswap_page_settle(block, fill->page, MEMSWAP_POISONED,
                             MEMSWAP_WORD_WANTED, 0);
@@ -304,7 +305,7 @@ static MemswapOutcome fill_fail(Fill *fill, int error, bool pin)
     case -ESRCH:
         return MEMSWAP_GONE;
     case -ENOMEM:
-        if (block->alias) {
+        if (block->alias && !hint) {
             memswap_hugetlb_short(block, fill->page);
         }
         return MEMSWAP_NO_ROOM;
@@ -341,6 +342,7 @@ static MemswapOutcome fill_own(Fill *fill, unsigned int flags)
     size_t size = fill->block->page_size;
     MemswapWord *word = &fill->block->words[fill->page];
     uint64_t pin = flags & MEMSWAP_FILL_PIN ? MEMSWAP_PIN_ONE : 0;
+    bool hint = flags & MEMSWAP_FILL_HINT;
     uint64_t old = memswap_word_load(word);
     bool charged = false;
 
@@ -352,6 +354,10 @@ static MemswapOutcome fill_own(Fill *fill, unsigned int flags)
         if (charged && !room) {
             memswap_uncharge(engine, size);
             charged = false;
+        }
+        if (hint && state != MEMSWAP_STORED && state != MEMSWAP_ZERO) {
+            fill->old = old;
+            return MEMSWAP_BUSY;
         }
         switch (state) {
         case MEMSWAP_EVICTING:
@@ -393,6 +399,7 @@ MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
     MemswapEngine *engine = block->engine;
     MemswapRegion *region = memswap_page_region(block, page);
     bool pin = flags & MEMSWAP_FILL_PIN;
+    bool hint = flags & MEMSWAP_FILL_HINT;
     Fill fill = {
         .engine = engine,
         .block = block,
@@ -403,7 +410,7 @@ MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
     bool zapping;
     int ret;
 
-    if (!pin && memswap_huge_fill(block, page)) {
+    if (!pin && !hint && memswap_huge_fill(block, page)) {
         *kind = MEMSWAP_FAULT_TRIAL;
         memswap_count(engine->faults[MEMSWAP_FAULT_TRIAL], 1);
         memswap_trace(engine, MEMSWAP_TRACE_FILL, block, page, *kind);
@@ -423,14 +430,14 @@ MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
     }
     ret = fill_place(&fill);
     if (ret) {
-        return fill_fail(&fill, ret, pin);
+        return fill_fail(&fill, ret, flags);
     }
     if (pin && !memswap_word_pins(fill.old)) {
         memswap_count(engine->pinned, block->page_size);
     }
     if (*kind == MEMSWAP_FAULT_MINOR && fill.spurious) {
         memswap_count(engine->spurious, 1);
-    } else {
+    } else if (!hint) {
         memswap_count(engine->faults[*kind], 1);
         memswap_trace(engine, MEMSWAP_TRACE_FILL, block, page, *kind);
     }

@@ -460,6 +460,11 @@ typedef enum MemswapOutcome {
 
 #define MEMSWAP_FILL_FORCE 1u   /* even past the limit */
 #define MEMSWAP_FILL_PIN   2u   /* DONE means mapped and pinned once more */
+/*
+ * Nobody waits for it: only what is stored comes, no fault is counted, and
+ * when it can't be done, nobody is told, nor does anything leave for it.
+ */
+#define MEMSWAP_FILL_HINT  4u
 
 /*
  * Put a page in place and map it.  Never waits for another owner, nor for

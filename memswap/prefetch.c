@@ -152,17 +152,23 @@ static bool bring_watched(MemswapPolicyHost *host, MemswapBlock *block,
 
 /* A hugepage: what it saves is so much that there is no need to watch. */
 static uint64_t bring_hugepages(MemswapBlock *block, uint64_t first,
-                                uint64_t end)
+                                uint64_t end, bool *more)
 {
     uint64_t n = 0;
 
-    for (uint64_t page = first; page < end; page++) {
-        uint64_t word = memswap_word_load(&block->words[page]);
+    for (uint64_t page = first; page < end && *more; page++) {
         MemswapFaultKind kind;
 
-        if (is_stored(word) &&
-            memswap_fill(block, page, 0, &kind) == MEMSWAP_DONE) {
+        switch (memswap_fill(block, page, MEMSWAP_FILL_HINT, &kind)) {
+        case MEMSWAP_DONE:
             n++;
+            break;
+        case MEMSWAP_NO_ROOM:
+            /* or no free hugepage: none is taken out for it */
+            *more = false;
+            break;
+        default:
+            break;
         }
     }
     return n;
@@ -170,7 +176,8 @@ static uint64_t bring_hugepages(MemswapBlock *block, uint64_t first,
 
 /* Pages that are all stored, but for a change just now. */
 static uint64_t bring_run(MemswapPolicyHost *host, MemswapBlock *block,
-                          uint64_t first, uint64_t end, bool last)
+                          uint64_t first, uint64_t end, bool last,
+                          bool *more)
 {
     PolicyGovernor *governor = &host->governor;
     uint64_t every = MAX(WATCH_EVERY * atomic_load(&governor->rate) /
@@ -178,7 +185,7 @@ static uint64_t bring_run(MemswapPolicyHost *host, MemswapBlock *block,
     uint64_t done = 0;
 
     if (block->page_size != SMALL_PAGE) {
-        return bring_hugepages(block, first, end);
+        return bring_hugepages(block, first, end, more);
     }
     while (first < end) {
         uint64_t plain = MIN(end - first, every - 1 -
@@ -223,7 +230,7 @@ uint64_t memswap_prefetch_range(MemswapPolicyHost *host,
         *more = false;
         return 0;
     }
-    while (first < end) {
+    while (first < end && *more) {
         uint64_t n = 0, allowed;
 
         while (first + n < end && n < WATCH_EVERY &&
@@ -241,7 +248,7 @@ uint64_t memswap_prefetch_range(MemswapPolicyHost *host,
         }
         allowed = throttle(host, n);
         done += bring_run(host, block, first, first + allowed,
-                          last && first + allowed == end);
+                          last && first + allowed == end, more);
         first += n;
     }
     memswap_count(host->n_prefetched, done);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "hugepages.h"
+#include "puppets.h"
 
 /* What is free, when not told otherwise, and how large the RAM is. */
 #define POOL 8
@@ -80,6 +81,34 @@ static void test_direct(void)
     g_assert_cmpuint(stats.stalls, ==, 0);
     /* told once, not each time */
     g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_NO_HUGEPAGES), ==, 1);
+    harness_short_free(h);
+}
+
+/* Nothing leaves for what is only a hint, and none is noted as missing. */
+static void test_hint(void)
+{
+    Harness *h = harness_short(POOL, 0);
+    MemswapStats before, stats;
+
+    for (uint64_t page = 0; page < PAGES; page++) {
+        huge_fill(h, page, number_of(page));
+    }
+    puppet_add(h, "p", "puppet");
+    before = stats_of(h);
+    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 %d", PAGES), ==, 0);
+    g_assert_false(memswap_hugetlb_wanted(h->engine));
+    memswap_reclaim(h->engine, 4 * HUGE_SIZE);
+    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 %d", PAGES), ==, 4);
+    g_assert_false(memswap_hugetlb_wanted(h->engine));
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.no_hugepages, ==, before.no_hugepages);
+    g_assert_cmpuint(stats.evictions, ==, before.evictions + 4);
+    g_assert_cmpuint(stats.resident, ==, POOL * HUGE_SIZE);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_STORED], ==,
+                     before.faults[MEMSWAP_FAULT_STORED]);
+    for (uint64_t page = 0; page < PAGES; page++) {
+        huge_check(h, page, number_of(page));
+    }
     harness_short_free(h);
 }
 
@@ -398,6 +427,7 @@ int main(int argc, char **argv)
         return g_test_run();
     }
     g_test_add_func("/hugetlb-empty/direct", test_direct);
+    g_test_add_func("/hugetlb-empty/hint", test_hint);
     g_test_add_func("/hugetlb-empty/event", test_event);
     g_test_add_func("/hugetlb-empty/evictors", test_evictors);
     g_test_add_func("/hugetlb-empty/all-pinned", test_all_pinned);

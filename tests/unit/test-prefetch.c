@@ -200,6 +200,45 @@ static void test_damaged(void)
     harness_free(h);
 }
 
+/* A hint of hugepages: what memswap_fill() does for nobody in particular. */
+static void test_hint(void)
+{
+    Harness *h = harness_evicted(4);
+    uint64_t before = faults(h);
+    MemswapBlock *block = h->ram.block;
+    MemswapFaultKind kind;
+
+    g_assert_cmpint(memswap_fill(block, 0, MEMSWAP_FILL_HINT, &kind), ==,
+                    MEMSWAP_DONE);
+    g_assert_true(ram_mapped(&h->ram, 0));
+    g_assert_cmpuint(faults(h), ==, before);
+    /* what is there, or never was, is none of its business */
+    g_assert_cmpint(memswap_fill(block, 0, MEMSWAP_FILL_HINT, &kind), ==,
+                    MEMSWAP_BUSY);
+    g_assert_cmpint(memswap_fill(block, 9, MEMSWAP_FILL_HINT, &kind), ==,
+                    MEMSWAP_BUSY);
+    g_assert_cmpint(ram_state(&h->ram, 9), ==, MEMSWAP_ABSENT);
+    /* damaged: left to whoever really wants it */
+    atomic_store(&h->store->get_error, -EBADMSG);
+    g_assert_cmpint(memswap_fill(block, 1, MEMSWAP_FILL_HINT, &kind), ==,
+                    MEMSWAP_NO_ROOM);
+    atomic_store(&h->store->get_error, 0);
+    g_assert_cmpint(ram_state(&h->ram, 1), ==, MEMSWAP_STORED);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_PAGE_LOST), ==, 0);
+    /* in somebody's hands: it isn't woken for us */
+    memswap_region_own(&block->regions[0]);
+    atomic_fetch_xor(&block->words[2], MEMSWAP_STORED ^ MEMSWAP_FILLING);
+    g_assert_cmpint(memswap_fill(block, 2, MEMSWAP_FILL_HINT, &kind), ==,
+                    MEMSWAP_BUSY);
+    g_assert_false(memswap_word_load(&block->words[2]) &
+                   MEMSWAP_WORD_WANTED);
+    atomic_fetch_xor(&block->words[2], MEMSWAP_STORED ^ MEMSWAP_FILLING);
+    memswap_region_disown(&block->regions[0]);
+    harness_check(h);
+    check_pages(h, 0, 4);
+    harness_free(h);
+}
+
 /* Something got into the page cache without us: the copy is what counts. */
 static void test_there_already(void)
 {
@@ -496,6 +535,7 @@ int main(int argc, char **argv)
     g_test_add_func("/prefetch/precedence", test_precedence);
     g_test_add_func("/prefetch/throttle", test_throttle);
     g_test_add_func("/prefetch/damaged", test_damaged);
+    g_test_add_func("/prefetch/hint", test_hint);
     g_test_add_func("/prefetch/there-already", test_there_already);
     g_test_add_func("/prefetch/write-fails", test_write_fails);
     g_test_add_func("/prefetch/linear", test_linear);
