@@ -187,6 +187,7 @@ int memswap_policy_op_reverse(MemswapPolicyHost *host, uint32_t number,
                               uint64_t page, uint64_t *root, uint64_t *address)
 {
     MemswapEngine *engine = host->engine;
+    const void *at = NULL;
     MemswapBlock *block;
     int ret = memswap_request_begin(host, MEMSWAP_REQUEST_ANY, 1);
 
@@ -198,11 +199,12 @@ int memswap_policy_op_reverse(MemswapPolicyHost *host, uint32_t number,
     }
     ret = memswap_request_pages(host, number, page, 1, &block);
     if (!ret) {
-        ret = engine->host.reverse ?
-              engine->host.reverse(engine->opaque,
-                                   memswap_page_host(block, page), root,
-                                   address) : -EOPNOTSUPP;
+        at = memswap_page_host(block, page);
+        /* it may take its time, and the block is not to wait for it */
         memswap_block_unref(block);
+        ret = engine->host.reverse ?
+              engine->host.reverse(engine->opaque, at, root, address) :
+              -EOPNOTSUPP;
     }
     return memswap_request_end(host, ret);
 }

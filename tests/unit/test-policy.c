@@ -307,6 +307,8 @@ static int host_reverse(void *opaque, const void *host, uint64_t *root,
 {
     Harness *h = opaque;
 
+    /* it may take its time: the block could go meanwhile */
+    g_assert_cmpuint(atomic_load(&h->ram.block->refs), ==, 0);
     *root = 5;
     *address = (const uint8_t *)host - h->ram.host;
     return 0;
