@@ -215,7 +215,7 @@ typedef struct MemswapPolicies {
     _Atomic uint64_t wanted;
     _Atomic(MemswapPolicyHost *) slots[MEMSWAP_MAX_POLICIES];
     _Atomic uint32_t users[MEMSWAP_MAX_POLICIES];
-    GPtrArray *given_up;
+    GPtrArray *hosts;           /* all that destroy has to see off */
     _Atomic(MemswapPolicyHost *) reclaimer;
     /* It is to be told when room gets short; counts as a sleeper. */
     _Atomic bool armed;

@@ -19,6 +19,9 @@
  *   when it was given up and the engine is gone.  So each request counts itself
  *   in, in in_op, then looks at the phase; who sets GIVEN_UP and then finds
  *   in_op at 0 knows that nothing of the engine is used any more.
+ * - Who sets GIVEN_UP has the engine in use until it sets tidied, the policy's
+ *   own thread too.  So an engine that is freed waits for both, of each policy
+ *   in MemswapPolicies.hosts: whoever was launched and is not freed.
  * - A policy that was given up may be in its own code for ever.  The struct is
  *   the engine's and its thread's, and freed when both have let go of it.
  *
@@ -87,6 +90,7 @@ struct MemswapPolicyHost {
     pthread_t self_thread;      /* set by itself */
     _Atomic uint32_t phase;     /* futex: PolicyPhase */
     _Atomic uint32_t in_op;
+    _Atomic bool tidied;        /* GIVEN_UP, and all is done that follows */
     _Atomic uint32_t owners;    /* its thread, and the engine */
     _Atomic int64_t busy_since; /* real time of a call; 0: in none */
 

@@ -56,7 +56,7 @@ void memswap_policies_init(MemswapEngine *engine)
 
     g_mutex_init(&policies->admin_lock);
     g_mutex_init(&policies->lock);
-    policies->given_up = g_ptr_array_new();
+    policies->hosts = g_ptr_array_new();
     policies->patience = PATIENCE_NS;
 }
 
@@ -156,9 +156,7 @@ static void after_given_up(MemswapPolicyHost *host, MemswapPolicyError reason)
                            host->id, reason);
     }
     /* last: from now on the engine may go */
-    g_mutex_lock(&engine->policies.lock);
-    g_ptr_array_add(engine->policies.given_up, host);
-    g_mutex_unlock(&engine->policies.lock);
+    atomic_store(&host->tidied, true);
 }
 
 void memswap_policy_give_up(MemswapPolicyHost *host,
@@ -187,10 +185,40 @@ void memswap_policy_release(MemswapPolicyHost *host)
     g_free(host);
 }
 
+static void enlist(MemswapPolicyHost *host)
+{
+    MemswapPolicies *policies = &host->engine->policies;
+
+    g_mutex_lock(&policies->lock);
+    g_ptr_array_add(policies->hosts, host);
+    g_mutex_unlock(&policies->lock);
+}
+
+static void delist(MemswapPolicyHost *host)
+{
+    MemswapPolicies *policies = &host->engine->policies;
+
+    g_mutex_lock(&policies->lock);
+    g_ptr_array_remove_fast(policies->hosts, host);
+    g_mutex_unlock(&policies->lock);
+}
+
 /* One that is DOWN. */
 static void policy_free(MemswapPolicyHost *host)
 {
+    delist(host);
     g_thread_join(host->thread);
+    memswap_policy_release(host);
+}
+
+/* One that is GIVEN_UP: its thread may go on for ever, without the engine. */
+static void policy_forsake(MemswapPolicyHost *host)
+{
+    while (!atomic_load(&host->tidied) || atomic_load(&host->in_op)) {
+        g_usleep(100);
+    }
+    delist(host);
+    g_thread_unref(host->thread);
     memswap_policy_release(host);
 }
 
@@ -370,11 +398,14 @@ static int launch(MemswapPolicyHost *host, char **error)
     if (!policies->watch) {
         policies->watch = start_thread("memswap-watch", watch, host->engine);
     }
+    /* before it can give itself up */
+    enlist(host);
     host->thread = policies->watch ?
         start_thread("memswap-policy", memswap_policy_thread, host) : NULL;
     if (!host->thread) {
         ret = fail(error, -EAGAIN, "policy '%s': can't make a thread",
                    host->id);
+        delist(host);
         atomic_store(&host->owners, 1);
         memswap_policy_release(host);
         return ret;
@@ -565,25 +596,17 @@ void memswap_policies_destroy(MemswapEngine *engine)
         g_thread_join(policies->watch);
     }
     g_mutex_lock(&policies->admin_lock);
-    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
-        MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
+    /* only who has admin_lock adds to it, or takes from it */
+    while (policies->hosts->len) {
+        MemswapPolicyHost *host = g_ptr_array_index(policies->hosts, 0);
 
-        if (host) {
-            remove_policy(host, NULL);
+        /* all are UP, but those that were given up, just now perhaps */
+        if (remove_policy(host, NULL)) {
+            policy_forsake(host);
         }
     }
     g_mutex_unlock(&policies->admin_lock);
-    for (guint i = 0; i < policies->given_up->len; i++) {
-        MemswapPolicyHost *host = g_ptr_array_index(policies->given_up, i);
-
-        while (atomic_load(&host->in_op)) {
-            g_usleep(100);
-        }
-        /* its thread may go on for ever */
-        g_thread_unref(host->thread);
-        memswap_policy_release(host);
-    }
-    g_ptr_array_unref(policies->given_up);
+    g_ptr_array_unref(policies->hosts);
     g_mutex_clear(&policies->admin_lock);
     g_mutex_clear(&policies->lock);
 }
