@@ -92,7 +92,8 @@ struct MemswapPolicyHost {
     _Atomic uint32_t in_op;
     _Atomic bool tidied;        /* GIVEN_UP, and all is done that follows */
     _Atomic uint32_t owners;    /* its thread, and the engine */
-    _Atomic int64_t busy_since; /* real time of a call; 0: in none */
+    /* Real time of a call, less what requests took of it; 0: in none. */
+    _Atomic int64_t busy_since;
 
     _Atomic uint32_t wake;      /* futex: counts reasons to look */
     _Atomic bool asleep;        /* an event is a reason, too */
@@ -108,6 +109,7 @@ struct MemswapPolicyHost {
     int64_t room_rest;          /* ns to wait before asking for room again */
     int64_t room_due;
     int64_t tokens, tokens_at;  /* budget of requests; see policy-request.c */
+    int64_t request_began;
     unsigned int nonsense;
     uint64_t keep_evictions;    /* when keep_bytes was 0 */
     uint64_t keep_bytes;

@@ -80,7 +80,22 @@ int memswap_request_begin(MemswapPolicyHost *host, uint32_t roles,
         g_usleep(TOO_MANY_US);
         return -EAGAIN;
     }
+    host->request_began = memswap_policy_real_time();
     return 0;
+}
+
+/*
+ * The request's time is ours, not the policy's.  No more than that is taken
+ * off: who does nothing but ask hangs, too.  In the policy's thread.
+ */
+static void add_our_time(MemswapPolicyHost *host)
+{
+    int64_t since = atomic_load(&host->busy_since);
+
+    if (since) {
+        atomic_store(&host->busy_since, since + memswap_policy_real_time() -
+                                        host->request_began);
+    }
 }
 
 int64_t memswap_request_end(MemswapPolicyHost *host, int64_t ret)
@@ -92,6 +107,7 @@ int64_t memswap_request_end(MemswapPolicyHost *host, int64_t ret)
         ++host->nonsense == NONSENSE_MAX) {
         memswap_policy_give_up(host, MEMSWAP_POLICY_NONSENSE);
     }
+    add_our_time(host);
     memswap_policy_leave(host);
     return ret;
 }

@@ -224,13 +224,25 @@ static void policy_forsake(MemswapPolicyHost *host)
 
 /* --- the watch --------------------------------------------------------- */
 
+/* Does anybody want something of it? */
+static bool waited_for(MemswapPolicyHost *host)
+{
+    MemswapEngine *engine = host->engine;
+
+    return !memswap_ring_empty(&host->ring) ||
+           atomic_load(&host->set_waits) ||
+           (atomic_load(&engine->policies.reclaimer) == host &&
+            memswap_excess(engine, atomic_load(&engine->reserve_low)) > 0);
+}
+
 static bool hangs(MemswapPolicyHost *host, int64_t now)
 {
+    /* first: a request adds the time it took before it ends */
+    bool in_engine = atomic_load(&host->in_op) > 0;
     int64_t since = atomic_load(&host->busy_since);
 
-    return since && now - since > host->engine->policies.patience &&
-           (!memswap_ring_empty(&host->ring) ||
-            atomic_load(&host->set_waits));
+    return !in_engine && since &&
+           now - since > host->engine->policies.patience && waited_for(host);
 }
 
 static gpointer watch(gpointer opaque)
@@ -317,6 +329,15 @@ static MemswapPolicyHost *find(MemswapPolicies *policies, const char *id)
     return found;
 }
 
+/*
+ * Is it too late, at @end, for one that doesn't return?  What a request takes
+ * is not for the policy to answer for.
+ */
+static bool too_late(MemswapPolicyHost *host, int64_t end)
+{
+    return memswap_policy_real_time() >= end && !atomic_load(&host->in_op);
+}
+
 /* Wait until it has left @phase; false if that took too long. */
 static bool wait_phase(MemswapPolicyHost *host, PolicyPhase phase)
 {
@@ -326,10 +347,10 @@ static bool wait_phase(MemswapPolicyHost *host, PolicyPhase phase)
     while (atomic_load(&host->phase) == phase) {
         int64_t left = end - memswap_policy_real_time();
 
-        if (left <= 0) {
+        if (too_late(host, end)) {
             return false;
         }
-        memswap_futex_wait(&host->phase, phase, left);
+        memswap_futex_wait(&host->phase, phase, MAX(left, SLICE_NS));
     }
     return true;
 }
@@ -502,7 +523,7 @@ static int set_option(MemswapPolicyHost *host, const char *name,
     atomic_store(&host->set_waits, true);
     g_mutex_unlock(&policies->lock);
     memswap_policy_poke(host);
-    while (!done && memswap_policy_real_time() < end &&
+    while (!done && !too_late(host, end) &&
            atomic_load(&host->phase) == POLICY_UP) {
         memswap_futex_wait(&host->set_done, 0, SLICE_NS);
         done = atomic_load(&host->set_done);
