@@ -187,22 +187,44 @@ static bool kept_from(MemswapPolicyHost *host, MemswapRegion *region)
     return keeper && keeper - 1 < host->slot && memswap_age_pass(region);
 }
 
-static uint64_t reclaim_range(MemswapPolicyHost *host, MemswapBlock *block,
-                              uint64_t page, uint64_t end, bool cold,
-                              uint64_t max)
-{
-    uint64_t gone = 0;
+/* What a reclaim() has done, and may do. */
+typedef struct Reclaim {
+    MemswapPolicyHost *host;
+    bool cold;
+    bool broke;                 /* the budget is used up */
+    uint64_t gone;
+    MemswapRegion *paid;        /* the last whose trial was paid for */
+} Reclaim;
 
-    while (page < end && gone < max) {
+/* Pages that are not cold are put on trial, which has its price. */
+static bool pay_trial(Reclaim *reclaim, MemswapRegion *region)
+{
+    if (!reclaim->cold && reclaim->paid != region) {
+        reclaim->broke = !take_tokens(reclaim->host, TRIAL_TOKENS);
+        reclaim->paid = region;
+    }
+    return !reclaim->broke;
+}
+
+static void reclaim_range(Reclaim *reclaim, MemswapBlock *block,
+                          uint64_t page, uint64_t end)
+{
+    while (page < end && reclaim->gone < RECLAIM_MAX &&
+           !atomic_load(&block->dead)) {
         uint64_t number = page / block->region_pages;
         uint64_t stop = MIN(end, memswap_region_end(block, number));
+        MemswapRegion *region = &block->regions[number];
 
-        if (!kept_from(host, &block->regions[number])) {
-            gone += memswap_reclaim_pages(block, page, stop, cold);
+        if (atomic_load(&region->resident) &&
+            !kept_from(reclaim->host, region)) {
+            if (!pay_trial(reclaim, region)) {
+                return;
+            }
+            reclaim->gone += memswap_reclaim_pages(block, page, stop,
+                                                   reclaim->cold);
         }
         page = stop;
     }
-    return gone;
 }
 
 /* Pages left: whoever waits for room, and the pool, are to profit. */
@@ -222,7 +244,10 @@ static int64_t op_reclaim(MemswapPolicyHost *host,
                           const MemswapPolicyRange *ranges, uint32_t n,
                           uint32_t flags)
 {
-    uint64_t gone = 0;
+    Reclaim reclaim = {
+        .host = host,
+        .cold = flags & MEMSWAP_POLICY_COLD,
+    };
     int ret = memswap_request_begin(host, ASKS_RECLAIM, 1);
 
     if (ret) {
@@ -233,18 +258,22 @@ static int64_t op_reclaim(MemswapPolicyHost *host,
     if (ret) {
         return memswap_request_end(host, ret);
     }
-    for (uint32_t i = 0; i < n && gone < RECLAIM_MAX; i++) {
+    for (uint32_t i = 0; i < n && reclaim.gone < RECLAIM_MAX &&
+                         !reclaim.broke; i++) {
         MemswapBlock *block = range_block(host, &ranges[i]);
 
         if (block) {
-            gone += reclaim_range(host, block, ranges[i].page,
-                                  ranges[i].page + ranges[i].n,
-                                  flags & MEMSWAP_POLICY_COLD,
-                                  RECLAIM_MAX - gone);
+            reclaim_range(&reclaim, block, ranges[i].page,
+                          ranges[i].page + ranges[i].n);
             memswap_block_unref(block);
         }
     }
-    return reclaimed(host, gone);
+    if (reclaim.broke && !reclaim.gone) {
+        memswap_request_end(host, -EAGAIN);
+        g_usleep(TOO_MANY_US);
+        return -EAGAIN;
+    }
+    return reclaimed(host, reclaim.gone);
 }
 
 static int64_t op_reclaim_bytes(MemswapPolicyHost *host, uint64_t bytes)
@@ -278,7 +307,7 @@ static int64_t op_prefetch(MemswapPolicyHost *host,
         uint64_t stop = page + ranges[i].n;
 
         /* region by region, to look at the clock in between */
-        while (block && page < stop && more) {
+        while (block && page < stop && more && !atomic_load(&block->dead)) {
             uint64_t part = MIN(stop, memswap_region_end(
                                           block, page / block->region_pages));
 
@@ -392,7 +421,7 @@ static int64_t op_keep(MemswapPolicyHost *host,
         }
         stop = page + keep_budget(host, block, ranges[i].n);
         kept += stop - page;
-        while (page < stop) {
+        while (page < stop && !atomic_load(&block->dead)) {
             uint64_t number = page / block->region_pages;
 
             memswap_age_keep(&block->regions[number], host->slot + 1);

@@ -240,7 +240,9 @@ typedef struct MemswapPolicyHostOps {
     /*
      * Take pages out, in the calling thread.  Those that are pinned, kept by
      * another policy, or in somebody's hands stay.  A region that is one huge
-     * page goes whole or not at all.  Returns the bytes gone.
+     * page goes whole or not at all.  Without MEMSWAP_POLICY_COLD each region
+     * is put on trial first, and costs as much of the budget.  Returns the
+     * bytes gone.
      */
     int64_t (*reclaim)(MemswapPolicyHost *host,
                        const MemswapPolicyRange *ranges, uint32_t n,
