@@ -16,6 +16,11 @@ static int start(const MemswapPolicyHostOps *ops, MemswapPolicyHost *host,
 #ifdef REFUSES
     return -5;
 #endif
+#ifdef NONSENSE_START
+    for (unsigned int i = 0; i < 1000; i++) {
+        ops->info(host, NULL);
+    }
+#endif
     return 0;
 }
 

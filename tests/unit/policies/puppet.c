@@ -17,6 +17,9 @@
 #ifndef ROLES
 #define ROLES (MEMSWAP_POLICY_RECLAIMER | MEMSWAP_POLICY_PREFETCHER)
 #endif
+#ifndef EVENTS
+#define EVENTS (UINT64_MAX & ~MEMSWAP_POLICY_EVENT_BIT(PRESSURE))
+#endif
 
 /* Found by the test: what ends a hang, and what requests said after it. */
 _Atomic int puppet_release;
@@ -30,6 +33,7 @@ typedef struct Puppet {
     const MemswapPolicyHostOps *ops;
     MemswapPolicyHost *host;
     int hang;               /* in the next event */
+    int spin;               /* the same, by asking for ever */
     uint64_t n[MEMSWAP_POLICY_EVENT__MAX];
     MemswapPolicyEvent last;
 } Puppet;
@@ -59,6 +63,8 @@ static void event(void *self, const MemswapPolicyEvent *event)
     if (puppet->hang) {
         hang(puppet);
     }
+    while (puppet->spin && puppet->ops->now(puppet->host) != -ESHUTDOWN) {
+    }
     puppet->last = *event;
     /* the reclaimer's, which comes again and again, is not counted */
     if (event->kind < sizeof(names) / sizeof(names[0]) &&
@@ -76,6 +82,18 @@ static int64_t flood(Puppet *puppet, uint64_t n)
 
     while (n--) {
         refused += puppet->ops->now(puppet->host) == -EAGAIN;
+    }
+    return refused;
+}
+
+static int64_t flood_reclaim(Puppet *puppet, uint64_t n, uint32_t flags)
+{
+    MemswapPolicyRange range = { .n = 1 };
+    int64_t refused = 0;
+
+    while (n--) {
+        refused += puppet->ops->reclaim(puppet->host, &range, 1, flags) ==
+                   -EAGAIN;
     }
     return refused;
 }
@@ -168,6 +186,16 @@ static int set(void *self, const char *name, const char *value)
         ret = ret ? ret : (int64_t)at;
     } else if (!strcmp(name, "flood")) {
         ret = flood(puppet, a);
+    } else if (!strcmp(name, "flood-reclaim")) {
+        ret = flood_reclaim(puppet, a, b);
+    } else if (!strcmp(name, "flood-nonsense")) {
+        while (a--) {
+            ops->reclaim(host, NULL, 1, 0);
+        }
+        return 0;
+    } else if (!strcmp(name, "spin-next")) {
+        puppet->spin = 1;
+        ret = 0;
     } else if (!strcmp(name, "hang-next")) {
         puppet->hang = 1;
         ret = 0;

@@ -1,0 +1,202 @@
+/*
+ * Tests of policies that are slow, or go mad at the wrong time
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+
+#include "policy-internal.h"
+#include "puppets.h"
+
+/* How long a policy may take here. */
+#define SHORT_NS 1000000000LL
+
+static Harness *harness_small(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+
+    h->engine->policies.patience = SHORT_NS;
+    return h;
+}
+
+/* --- given up while the engine goes ------------------------------------ */
+
+static _Atomic bool told_begin, told_end;
+
+/* Somebody reads the engine for a while after GIVEN_UP was set. */
+static void slow_event(void *opaque, MemswapEvent event, const char *block,
+                       uint64_t offset)
+{
+    g_assert_cmpint(event, ==, MEMSWAP_EVENT_POLICY_ERROR);
+    g_assert_cmpuint(offset, ==, MEMSWAP_POLICY_NONSENSE);
+    atomic_store(&told_begin, true);
+    g_usleep(300000);
+    atomic_store(&told_end, true);
+}
+
+static Harness *harness_slow_event(void)
+{
+    Harness *h = harness_small();
+
+    /* nobody calls it meanwhile */
+    h->engine->host.event = slow_event;
+    atomic_store(&told_begin, false);
+    atomic_store(&told_end, false);
+    return h;
+}
+
+static void test_free(void)
+{
+    Harness *h = harness_slow_event();
+
+    puppet_add(h, "p", "puppet");
+    g_assert_cmpint(memswap_policy_set(h->engine, "p", "flood-nonsense",
+                                       "1000", NULL), ==, -ETIMEDOUT);
+    wait_until(atomic_load(&told_begin));
+    g_assert_false(atomic_load(&told_end));
+    harness_free(h);
+    g_assert_true(atomic_load(&told_end));
+}
+
+/* The same in start(), so that it was never told of anything. */
+static void test_free_start(void)
+{
+    Harness *h = harness_slow_event();
+
+    g_assert_cmpint(puppet_try(h, "p", "nonsense-start", NULL), ==,
+                    -ETIMEDOUT);
+    wait_until(atomic_load(&told_begin));
+    g_assert_false(atomic_load(&told_end));
+    harness_free(h);
+    g_assert_true(atomic_load(&told_end));
+}
+
+/* --- whose time is it? ------------------------------------------------- */
+
+/* Slow, and there is an event that waits for the policy meanwhile. */
+static int slow_translate(void *opaque, uint64_t root, uint64_t address,
+                          const void **host)
+{
+    Harness *h = opaque;
+
+    memswap_guest_reset(h->engine);
+    g_usleep(2 * SHORT_NS / 1000);
+    return -EFAULT;
+}
+
+/* A request that takes long is not the policy's fault. */
+static void test_slow_request(void)
+{
+    Harness *h = harness_small();
+
+    h->engine->host.translate = slow_translate;
+    puppet_add(h, "p", "puppet");
+    g_assert_cmpint(puppet_ask(h, "p", "translate", "5 0"), ==, -EFAULT);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 0);
+    harness_free(h);
+}
+
+/* One that doesn't return, and asks all the time, is at fault. */
+static void test_spin(void)
+{
+    Harness *h = harness_small();
+
+    puppet_add(h, "p", "puppet");
+    puppet_ask(h, "p", "spin-next", "0");
+    write_pages(h, 0, 100);
+    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == 1);
+    g_assert_cmpuint(atomic_load(&h->event_offset), ==, MEMSWAP_POLICY_HUNG);
+    harness_free(h);
+}
+
+/* A reclaimer that hears of nothing but room, and hangs over it. */
+static void test_deaf_reclaimer(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 16 * MIB, .limit = 8 * MIB, .evictors = 1,
+        .reserve_low = MIB, .reserve_high = 2 * MIB,
+    });
+    _Atomic int *release;
+
+    h->engine->policies.patience = SHORT_NS;
+    puppet_add(h, "p", "puppet-deaf");
+    release = puppet_symbol("puppet-deaf", "puppet_release");
+    puppet_ask(h, "p", "hang-next", "0");
+    /* a quarter of the reserve: no evictor begins for that */
+    write_pages(h, 0, (7 * MIB + MIB / 4) / PAGE);
+    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == 1);
+    g_assert_cmpuint(atomic_load(&h->event_offset), ==, MEMSWAP_POLICY_HUNG);
+    harness_free(h);
+    atomic_store(release, 1);
+    g_usleep(50000);
+}
+
+/* --- what it costs ----------------------------------------------------- */
+
+/* To take out what was not on trial has its price. */
+static void test_reclaim_price(void)
+{
+    Harness *h = harness_small();
+
+    h->engine->policies.patience = 20000000000LL;
+    puppet_add(h, "p", "puppet");
+    write_pages(h, 0, 10);
+    /* 20,000 saved up */
+    g_assert_cmpint(puppet_ask(h, "p", "flood-reclaim", "4000 %d",
+                               MEMSWAP_POLICY_COLD), ==, 0);
+    g_assert_cmpint(puppet_ask(h, "p", "flood-reclaim", "4000 0"), >, 0);
+    g_assert_cmpint(ram_state(&h->ram, 0), ==, MEMSWAP_STORED);
+    harness_free(h);
+}
+
+/* --- blocks that go ---------------------------------------------------- */
+
+/* As if the block were removed, where the first region is at work. */
+static int mark_dead(void *opaque, InjectCall call, uint64_t where,
+                     size_t *size)
+{
+    Harness *h = opaque;
+
+    if (call == INJECT_WRITE || call == INJECT_PUNCH) {
+        atomic_store(&h->ram.block->dead, true);
+    }
+    return 0;
+}
+
+/* Who removes a block waits for one region at most. */
+static void test_dead(void)
+{
+    Harness *h = harness_small();
+    InjectHooks hooks = { .before = mark_dead, .opaque = h };
+
+    puppet_add(h, "p", "puppet");
+    write_pages(h, 0, 3 * REGION_PAGES);
+    inject(&hooks);
+    g_assert_cmpint(puppet_ask(h, "p", "reclaim", "0 0 1536"), <=,
+                    REGION_PAGES * PAGE);
+    inject(NULL);
+    atomic_store(&h->ram.block->dead, false);
+    memswap_reclaim(h->engine, UINT64_MAX);
+    inject(&hooks);
+    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 1536"), <=,
+                    REGION_PAGES);
+    inject(NULL);
+    atomic_store(&h->ram.block->dead, false);
+    check_pages(h, 0, 3 * REGION_PAGES);
+    harness_check(h);
+    harness_free(h);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/policy-bad/free", test_free);
+    g_test_add_func("/policy-bad/free-start", test_free_start);
+    g_test_add_func("/policy-bad/slow-request", test_slow_request);
+    g_test_add_func("/policy-bad/spin", test_spin);
+    g_test_add_func("/policy-bad/deaf-reclaimer", test_deaf_reclaimer);
+    g_test_add_func("/policy-bad/reclaim-price", test_reclaim_price);
+    g_test_add_func("/policy-bad/dead", test_dead);
+    return g_test_run();
+}
