@@ -25,10 +25,6 @@
 _Atomic int puppet_release;
 _Atomic long puppet_after;
 
-#ifndef EVENTS
-#define EVENTS (UINT64_MAX & ~MEMSWAP_POLICY_EVENT_BIT(PRESSURE))
-#endif
-
 typedef struct Puppet {
     const MemswapPolicyHostOps *ops;
     MemswapPolicyHost *host;
