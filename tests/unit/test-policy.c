@@ -621,15 +621,15 @@ static void test_busy(void)
 
     puppet_add(h, "p", "puppet");
     thread = g_thread_new("busy", reset_for_ever, h);
-    /* let its budget of requests run out: from now on each takes 1 ms */
-    wait_until(atomic_load(&h->engine->policies.slots[0]->n_refused) > 100);
+    /* what drops events keeps it busy, by its budget or by a slow machine */
+    wait_until(atomic_load(&h->engine->policies.slots[0]->ring.dropped) >
+               1000);
     for (unsigned int i = 0; i < 3; i++) {
         g_assert_cmpint(memswap_policy_set(h->engine, "p", "wake", "0", NULL),
                         ==, 0);
     }
     atomic_store(&reset_enough, true);
     g_thread_join(thread);
-    g_assert_cmpuint(puppet_status(h, "p").dropped, >, 0);
     g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 0);
     harness_free(h);
 }
