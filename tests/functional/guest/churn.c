@@ -8,15 +8,17 @@
  *     seq[:N]    N times (1): all pages in order
  *     random:N   N touches in random order
  *     random:Ns  the same for N seconds
+ *     seq:N:word, random:N:word, random:Ns:word
+ *                the same, but a touch looks at two words and writes one
  *     until      the same until a line comes in on standard input
  *     drop:P     give the last P percent of the pages back to the kernel;
  *                from then on they must read as zeroes
  *     wait       until a line comes in
  *
  * A touch compares the whole page with what it must hold, and in PERCENT of
- * the cases (default 25) writes it anew in its next version.  The pages are
- * dealt to the threads one by one, so that neighbours belong to different
- * threads.
+ * the cases (default 25) writes it anew in its next version; one of a word
+ * counts up the page's first word instead.  The pages are dealt to the threads
+ * one by one, so that neighbours belong to different threads.
  *
  * Each second and at the end of each phase it prints a line of name=value
  * pairs; the last line is "total checked=N wrong=N".  Exit code 1 if a page
@@ -56,16 +58,20 @@ typedef enum PhaseKind {
 typedef struct Phase {
     PhaseKind kind;
     uint64_t touches;  /* all threads together */
+    bool word;         /* of each page, not all of it */
 } Phase;
 
 typedef struct Thread {
     pthread_t thread;
     unsigned int index;
     uint64_t random;   /* state of the generator of its touches */
+    double ended;      /* its phase, when */
 } Thread;
 
 static unsigned char *memory;
 static uint32_t *versions;
+/* By how much its first word is above what it was written with. */
+static uint32_t *counts;
 static uint64_t pages;
 static unsigned int n_threads = 1;
 static unsigned int write_percent = 25;
@@ -104,16 +110,21 @@ static void complain(uint64_t page, unsigned int words, unsigned int first)
 static void page_write(uint64_t page, uint32_t version)
 {
     versions[page] = version;
+    counts[page] = 0;
     pattern_write((uint64_t *)(memory + page * PATTERN_PAGE), seed, page,
                   version);
 }
 
 static void page_touch(uint64_t page, uint64_t random)
 {
+    uint64_t *content = (uint64_t *)(memory + page * PATTERN_PAGE);
     unsigned int first, words;
 
-    words = pattern_check((uint64_t *)(memory + page * PATTERN_PAGE), seed,
-                          page, versions[page], &first);
+    if (counts[page]) {
+        content[0] -= counts[page];
+        counts[page] = 0;
+    }
+    words = pattern_check(content, seed, page, versions[page], &first);
     if (words) {
         complain(page, words, first);
     }
@@ -121,6 +132,23 @@ static void page_touch(uint64_t page, uint64_t random)
     /* A wrong page gets right content again: each loss is counted once. */
     if (words || random % 100 < write_percent) {
         page_write(page, versions[page] + 1);
+    }
+}
+
+static void word_touch(uint64_t page, uint64_t random)
+{
+    uint64_t *content = (uint64_t *)(memory + page * PATTERN_PAGE);
+    Pattern pattern = pattern_start(seed, page, versions[page]);
+    bool first = content[0] != pattern_word(&pattern, 0) + counts[page];
+
+    if (first || content[1] != pattern_word(&pattern, 1)) {
+        complain(page, 1, !first);
+        page_write(page, versions[page]);
+    }
+    atomic_fetch_add_explicit(&checked, 1, memory_order_relaxed);
+    if (random % 100 < write_percent) {
+        content[0]++;
+        counts[page]++;
     }
 }
 
@@ -140,11 +168,14 @@ static void *work(void *opaque)
 
         if (phase.kind == PHASE_FILL) {
             page_write(page, 0);
+        } else if (phase.word) {
+            word_touch(page, pattern_mix(random));
         } else {
             page_touch(page, pattern_mix(random));
         }
         atomic_fetch_add_explicit(&touched, 1, memory_order_relaxed);
     }
+    t->ended = now();
     running--;
     return NULL;
 }
@@ -178,7 +209,7 @@ static void report(const char *what, const char *name, uint64_t done,
 static void run(Thread *threads, const char *name, Phase what, double seconds,
                 bool until_line)
 {
-    double start = now(), last = start;
+    double start = now(), last = start, end = start;
     uint64_t last_touched = 0;
 
     phase = what;
@@ -208,8 +239,9 @@ static void run(Thread *threads, const char *name, Phase what, double seconds,
     }
     for (unsigned int i = 0; i < n_threads; i++) {
         pthread_join(threads[i].thread, NULL);
+        end = threads[i].ended > end ? threads[i].ended : end;
     }
-    report("phase", name, touched, now() - start);
+    report("phase", name, touched, end - start);
 }
 
 static void drop(uint64_t percent)
@@ -223,6 +255,7 @@ static void drop(uint64_t percent)
     }
     for (uint64_t i = first; i < pages; i++) {
         versions[i] = PATTERN_ABSENT;
+        counts[i] = 0;
     }
     printf("phase name=drop pages=%llu\n",
            (unsigned long long)(pages - first));
@@ -233,23 +266,26 @@ static void run_phase(Thread *threads, const char *name)
 {
     uint64_t number = 1;
     const char *colon = strchr(name, ':');
+    char *end = NULL;
+    bool timed, word;
 
     if (colon) {
-        number = atoll(colon + 1);
+        number = strtoull(colon + 1, &end, 10);
     }
+    timed = end && *end == 's';
+    word = end && !strcmp(end + timed, ":word");
     if (!strcmp(name, "fill")) {
-        run(threads, name, (Phase){ PHASE_FILL, pages }, 0, false);
+        run(threads, name, (Phase){ PHASE_FILL, pages, false }, 0, false);
     } else if (!strncmp(name, "seq", 3)) {
         while (number--) {
-            run(threads, name, (Phase){ PHASE_SEQ, pages }, 0, false);
+            run(threads, name, (Phase){ PHASE_SEQ, pages, word }, 0, false);
         }
     } else if (!strncmp(name, "random:", 7)) {
-        bool timed = name[strlen(name) - 1] == 's';
-        Phase random = { PHASE_RANDOM, timed ? UINT64_MAX : number };
+        Phase random = { PHASE_RANDOM, timed ? UINT64_MAX : number, word };
 
         run(threads, name, random, timed ? number : 0, false);
     } else if (!strcmp(name, "until")) {
-        run(threads, name, (Phase){ PHASE_RANDOM, UINT64_MAX }, 0, true);
+        run(threads, name, (Phase){ PHASE_RANDOM, UINT64_MAX, false }, 0, true);
     } else if (!strncmp(name, "drop:", 5)) {
         drop(number);
     } else if (!strcmp(name, "wait")) {
@@ -314,7 +350,8 @@ int main(int argc, char **argv)
     memory = mmap(NULL, pages * PATTERN_PAGE, PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     versions = malloc(pages * sizeof(*versions));
-    if (memory == MAP_FAILED || !versions) {
+    counts = calloc(pages, sizeof(*counts));
+    if (memory == MAP_FAILED || !versions || !counts) {
         perror("churn: memory");
         return 2;
     }
