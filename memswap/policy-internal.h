@@ -91,6 +91,9 @@ struct MemswapPolicyHost {
     _Atomic uint32_t phase;     /* futex: PolicyPhase */
     _Atomic uint32_t in_op;
     _Atomic bool tidied;        /* GIVEN_UP, and all is done that follows */
+    /* Under MemswapPolicies.lock: was in a slot, and is to be listed. */
+    bool published;
+    MemswapPolicyError reason;  /* GIVEN_UP; set before it leaves the slot */
     _Atomic uint32_t owners;    /* its thread, and the engine */
     /* Real time of a call, less what requests took of it; 0: in none. */
     _Atomic int64_t busy_since;
@@ -147,6 +150,9 @@ void memswap_policy_give_up(MemswapPolicyHost *host,
 
 /* Let go of it: the engine, and its thread at its end. */
 void memswap_policy_release(MemswapPolicyHost *host);
+
+/* policy-status.c: no more of one that was given up; called with the lock */
+bool memswap_policy_forget_id(MemswapPolicies *policies, const char *id);
 
 /* policy-load.c */
 

@@ -85,6 +85,9 @@ static bool publish(MemswapPolicyHost *host)
     g_mutex_lock(&policies->lock);
     up = atomic_load(&host->phase) == POLICY_UP;
     if (up) {
+        /* who takes a name that was given up takes its place in the list */
+        memswap_policy_forget_id(policies, host->id);
+        host->published = true;
         atomic_store(&policies->slots[host->slot], host);
         update_wanted(policies);
         if (host->ops->roles & MEMSWAP_POLICY_RECLAIMER) {
@@ -149,6 +152,9 @@ static void after_given_up(MemswapPolicyHost *host, MemswapPolicyError reason)
 {
     MemswapEngine *engine = host->engine;
 
+    g_mutex_lock(&engine->policies.lock);
+    host->reason = reason;
+    g_mutex_unlock(&engine->policies.lock);
     unpublish(host);
     memswap_policy_poke(host);
     if (engine->host.event) {
@@ -199,7 +205,7 @@ static void delist(MemswapPolicyHost *host)
     MemswapPolicies *policies = &host->engine->policies;
 
     g_mutex_lock(&policies->lock);
-    g_ptr_array_remove_fast(policies->hosts, host);
+    g_ptr_array_remove(policies->hosts, host);
     g_mutex_unlock(&policies->lock);
 }
 
@@ -479,10 +485,15 @@ int memswap_policy_add(MemswapEngine *engine,
 /* Called with admin_lock. */
 static int remove_policy(MemswapPolicyHost *host, char **error)
 {
+    MemswapPolicies *policies = &host->engine->policies;
+
     if (!change_phase(host, POLICY_UP, POLICY_STOPPING)) {
         return fail(error, -ENOENT, "there is no such policy any more");
     }
     unpublish(host);
+    g_mutex_lock(&policies->lock);
+    host->published = false;
+    g_mutex_unlock(&policies->lock);
     memswap_policy_poke(host);
     if (!wait_phase(host, POLICY_STOPPING)) {
         memswap_policy_give_up(host, MEMSWAP_POLICY_HUNG);
@@ -562,49 +573,6 @@ int memswap_policy_set(MemswapEngine *engine, const char *id,
     }
     g_mutex_unlock(&policies->admin_lock);
     return ret;
-}
-
-static void fill_status(MemswapPolicyHost *host, MemswapPolicyStatus *status)
-{
-    *status = (MemswapPolicyStatus) {
-        .roles = host->ops->roles,
-        .events = atomic_load(&host->n_events),
-        .dropped = atomic_load(&host->ring.dropped),
-        .requests = atomic_load(&host->n_requests),
-        .refused = atomic_load(&host->n_refused),
-        .reclaimed = atomic_load(&host->n_reclaimed),
-        .prefetched = atomic_load(&host->n_prefetched),
-        .throttled = atomic_load(&host->n_throttled),
-        .hits = atomic_load(&host->n_hits),
-        .wasted = atomic_load(&host->n_wasted),
-        .n_counters = host->n_counters,
-    };
-    memcpy(status->id, host->id, sizeof(status->id));
-    g_strlcpy(status->name, host->ops->name, sizeof(status->name));
-    memcpy(status->counters, host->counters, sizeof(status->counters));
-}
-
-MemswapPolicyStatus *memswap_policy_list(MemswapEngine *engine,
-                                         unsigned int *n)
-{
-    MemswapPolicies *policies = &engine->policies;
-    MemswapPolicyStatus *list = g_new(MemswapPolicyStatus,
-                                      MEMSWAP_MAX_POLICIES);
-
-    *n = 0;
-    g_mutex_lock(&policies->lock);
-    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
-        MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
-
-        if (host) {
-            fill_status(host, &list[(*n)++]);
-        }
-    }
-    g_mutex_unlock(&policies->lock);
-    if (!*n) {
-        g_clear_pointer(&list, g_free);
-    }
-    return list;
 }
 
 void memswap_policies_destroy(MemswapEngine *engine)

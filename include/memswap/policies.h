@@ -33,6 +33,12 @@ typedef struct MemswapPolicyConfig {
     unsigned int n_options;
 } MemswapPolicyConfig;
 
+/* Why a policy was given up: the offset of MEMSWAP_EVENT_POLICY_ERROR. */
+typedef enum MemswapPolicyError {
+    MEMSWAP_POLICY_HUNG,        /* it didn't return */
+    MEMSWAP_POLICY_NONSENSE,    /* too many requests that mean nothing */
+} MemswapPolicyError;
+
 typedef struct MemswapPolicyStatus {
     char id[MEMSWAP_POLICY_NAME_SIZE];
     char name[MEMSWAP_POLICY_NAME_SIZE];    /* what it calls itself */
@@ -51,13 +57,8 @@ typedef struct MemswapPolicyStatus {
         char name[MEMSWAP_POLICY_NAME_SIZE];
         uint64_t value;
     } counters[MEMSWAP_MAX_POLICY_COUNTERS];
+    MemswapPolicyError reason;  /* of memswap_policy_list_given_up() only */
 } MemswapPolicyStatus;
-
-/* Why a policy was given up: the offset of MEMSWAP_EVENT_POLICY_ERROR. */
-typedef enum MemswapPolicyError {
-    MEMSWAP_POLICY_HUNG,        /* it didn't return */
-    MEMSWAP_POLICY_NONSENSE,    /* too many requests that mean nothing */
-} MemswapPolicyError;
 
 /**
  * memswap_policy_add: load a policy and begin to tell it of events
@@ -104,6 +105,24 @@ int memswap_policy_set(MemswapEngine *engine, const char *id,
  */
 MemswapPolicyStatus *memswap_policy_list(MemswapEngine *engine,
                                          unsigned int *n);
+
+/**
+ * memswap_policy_list_given_up: those that were given up
+ * @n: how many
+ *
+ * With what they had done by then, oldest first, until they are forgotten, or
+ * another one is added under the same id.  Never blocks.  Returns an array for
+ * g_free(), NULL with none.
+ */
+MemswapPolicyStatus *memswap_policy_list_given_up(MemswapEngine *engine,
+                                                  unsigned int *n);
+
+/**
+ * memswap_policy_forget: list one that was given up no more
+ *
+ * Returns 0; -ENOENT without one of this id.
+ */
+int memswap_policy_forget(MemswapEngine *engine, const char *id);
 
 /**
  * memswap_policy_builtin: the name of the @i-th that is built in

@@ -72,6 +72,64 @@ static void test_free_start(void)
     g_assert_true(atomic_load(&told_end));
 }
 
+/* --- what is told of them ---------------------------------------------- */
+
+static void check_given_up(Harness *h, unsigned int expected)
+{
+    g_autofree MemswapPolicyStatus *list = NULL;
+    unsigned int n;
+
+    list = memswap_policy_list_given_up(h->engine, &n);
+    g_assert_cmpuint(n, ==, expected);
+    g_assert_cmpint(list != NULL, ==, expected > 0);
+}
+
+/* With its figures, until it is forgotten or replaced; not if removed. */
+static void test_listed(void)
+{
+    Harness *h = harness_small();
+    g_autofree MemswapPolicyStatus *list = NULL;
+    _Atomic int *release;
+    unsigned int n;
+
+    check_given_up(h, 0);
+    puppet_add(h, "a", "puppet");
+    check_given_up(h, 0);
+    g_assert_cmpint(memswap_policy_forget(h->engine, "a"), ==, -ENOENT);
+    memswap_policy_set(h->engine, "a", "flood-nonsense", "1000", NULL);
+    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == 1);
+    puppet_add(h, "b", "puppet");
+    memswap_policy_set(h->engine, "b", "flood-nonsense", "1000", NULL);
+    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == 2);
+
+    list = memswap_policy_list_given_up(h->engine, &n);
+    g_assert_cmpuint(n, ==, 2);
+    g_assert_cmpstr(list[0].id, ==, "a");
+    g_assert_cmpstr(list[1].id, ==, "b");
+    g_assert_cmpstr(list[1].name, ==, "puppet");
+    g_assert_cmpint(list[1].reason, ==, MEMSWAP_POLICY_NONSENSE);
+    g_assert_cmpuint(list[1].refused, >=, 1000);
+
+    puppet_add(h, "b", "puppet-hang");
+    check_given_up(h, 1);
+    g_assert_cmpint(memswap_policy_forget(h->engine, "a"), ==, 0);
+    g_assert_cmpint(memswap_policy_forget(h->engine, "a"), ==, -ENOENT);
+    g_assert_cmpint(memswap_policy_forget(h->engine, "b"), ==, -ENOENT);
+    check_given_up(h, 0);
+
+    release = puppet_symbol("puppet-hang", "puppet_release");
+    puppet_ask(h, "b", "hang-next", "0");
+    write_pages(h, 0, 1);
+    puppet_wait_busy(h, "b");
+    g_assert_cmpint(memswap_policy_remove(h->engine, "b", NULL), ==,
+                    -ETIMEDOUT);
+    check_given_up(h, 0);
+    harness_free(h);
+    atomic_store(release, 1);
+    g_usleep(50000);
+    atomic_store(release, 0);
+}
+
 /* --- whose time is it? ------------------------------------------------- */
 
 /* Slow, and there is an event that waits for the policy meanwhile. */
@@ -193,6 +251,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/policy-bad/free", test_free);
     g_test_add_func("/policy-bad/free-start", test_free_start);
+    g_test_add_func("/policy-bad/listed", test_listed);
     g_test_add_func("/policy-bad/slow-request", test_slow_request);
     g_test_add_func("/policy-bad/spin", test_spin);
     g_test_add_func("/policy-bad/deaf-reclaimer", test_deaf_reclaimer);
