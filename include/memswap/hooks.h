@@ -158,4 +158,11 @@ bool memswap_refuses_blobs(Error **errp);
  */
 const char *memswap_object_option(const char *arguments);
 
+/*
+ * The JSON for an argument of -object that is for a policy: its options form a
+ * dict, which -object's own syntax doesn't have.  Exits if it is malformed.
+ * The string is there until the next call.
+ */
+const char *memswap_policy_option(const char *argument);
+
 #endif /* MEMSWAP_HOOKS_H */

@@ -122,6 +122,18 @@ void memswap_pins_start(MemswapEngine *engine);
 /* qmp.c: a reclaim under way ends early. */
 void memswap_reclaim_stop(void);
 
+/*
+ * policy.c: load the policies of the command line.  Once QEMU is about to end
+ * they are left as they are.
+ */
+bool memswap_policies_start(MemswapEngine *engine, Error **errp);
+void memswap_policies_leave(void);
+
+/* policy-qmp.c.  Any thread, out of band too. */
+MemswapLoadedPolicyList *memswap_policies_query(MemswapEngine *engine);
+/* Why one was given up, for people. */
+const char *memswap_policy_error(uint64_t reason);
+
 /* blockers.c: keep out what can't be combined with memswap. */
 bool memswap_blockers_init(MemswapObject *ms, Error **errp);
 bool memswap_blockers_check(MemswapObject *ms, Error **errp);

@@ -147,6 +147,35 @@ static void print_blocks(GString *text, const MemswapRamBlockList *list)
     }
 }
 
+static void print_policies(GString *text, const MemswapLoadedPolicyList *list)
+{
+    if (list) {
+        g_string_append(text, "policies\n");
+    }
+    for (; list; list = list->next) {
+        const MemswapLoadedPolicy *policy = list->value;
+        const MemswapPolicyCounterList *counter = policy->counters;
+        g_autofree char *reclaimed = size_to_str(policy->reclaimed);
+
+        g_string_append_printf(text, "  %s: %s, ", policy->id, policy->name);
+        if (policy->error) {
+            g_string_append_printf(text, "given up: %s, ", policy->error);
+        }
+        g_string_append_printf(text, "%" PRIu64 " events (%" PRIu64
+                               " dropped), %" PRIu64 " requests (%" PRIu64
+                               " refused), %s reclaimed, %" PRIu64
+                               " prefetched (%" PRIu64 " hits, %" PRIu64
+                               " wasted)\n", policy->events, policy->dropped,
+                               policy->requests, policy->refused, reclaimed,
+                               policy->prefetched, policy->hits,
+                               policy->wasted);
+        for (; counter; counter = counter->next) {
+            g_string_append(text, "  ");
+            print_count(text, counter->value->name, counter->value->value);
+        }
+    }
+}
+
 static HumanReadableText *info_memswap(Error **errp)
 {
     g_autoptr(GString) text = g_string_new("");
@@ -163,6 +192,7 @@ static HumanReadableText *info_memswap(Error **errp)
         print_pool(text, info->pool);
         print_faults(text, info->faults);
         print_reclaim(text, info->reclaim);
+        print_policies(text, info->policies);
         print_blocks(text, info->blocks);
     }
     return human_readable_text_from_str(text);

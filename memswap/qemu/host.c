@@ -11,7 +11,6 @@
 
 #include "qemu/osdep.h"
 #include "memswap/hooks.h"
-#include "memswap/policies.h"
 #include "qapi/qapi-events-memswap.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
@@ -54,12 +53,6 @@ static bool may_hold_back(void *opaque, pid_t tid)
     return qatomic_read(&bql_holder) != (tid ?: this_thread());
 }
 
-static const char *policy_error(uint64_t reason)
-{
-    return reason == MEMSWAP_POLICY_HUNG ? "it does not return" :
-           "its requests make no sense";
-}
-
 static void on_event(void *opaque, MemswapEvent event, const char *block,
                      uint64_t offset)
 {
@@ -72,8 +65,9 @@ static void on_event(void *opaque, MemswapEvent event, const char *block,
         break;
     case MEMSWAP_EVENT_POLICY_ERROR:
         error_report("memswap: policy '%s' was given up: %s", block,
-                     policy_error(offset));
-        qapi_event_send_memswap_policy_error(block, policy_error(offset));
+                     memswap_policy_error(offset));
+        qapi_event_send_memswap_policy_error(block,
+                                             memswap_policy_error(offset));
         break;
     case MEMSWAP_EVENT_PAGE_LOST:
         error_report("memswap: the page at 0x%" PRIx64 " of RAM '%s' is lost:"

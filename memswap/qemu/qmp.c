@@ -164,6 +164,8 @@ MemswapInfo *qmp_query_memswap(Error **errp)
         info->reclaim = query_reclaim(&stats);
         info->has_blocks = true;
         info->blocks = memswap_ram_query();
+        info->has_policies = true;
+        info->policies = memswap_policies_query(engine);
     }
     return info;
 }

@@ -15,9 +15,11 @@
 #include "block/aio.h"
 #include "hw/boards.h"
 #include "memswap/hooks.h"
+#include "memswap/policies.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/notify.h"
+#include "system/reset.h"
 #include "system/runstate-action.h"
 #include "system/runstate.h"
 #include "glue.h"
@@ -108,6 +110,18 @@ static void hold_nobody_back(Notifier *notifier, void *data)
     /* What is lost can do no harm any more, but to wait for it would. */
     memswap_forget_lost(the_engine);
     memswap_reclaim_stop();
+    memswap_policies_leave();
+}
+
+/* The first is no reset, but how QEMU begins. */
+static void guest_reset(void *opaque)
+{
+    static bool begun;
+
+    if (begun) {
+        memswap_guest_reset(opaque);
+    }
+    begun = true;
 }
 
 void memswap_do_hold_nobody(bool begin)
@@ -178,7 +192,8 @@ static bool start(MemswapObject *ms, Error **errp)
     }
     memswap_pins_start(engine);
     qemu_register_shutdown_notifier(&shutdown);
-    return true;
+    qemu_register_reset(guest_reset, engine);
+    return memswap_policies_start(engine, errp);
 }
 
 void memswap_start(MemswapObject *ms)
