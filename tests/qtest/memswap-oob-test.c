@@ -5,66 +5,13 @@
  */
 
 #include "qemu/osdep.h"
-#include <poll.h>
 #include <sys/ptrace.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include "qobject/qlist.h"
 #include "libqmp.h"
 #include "memswap-util.h"
 
-#define MONITOR "-chardev socket,id=more,fd=%d -mon chardev=more,mode=control "
-
 #define ROUNDS 200
-#define PATIENCE_MS (PATIENCE_US / 1000)
-
-/* QEMU with one more monitor, which takes commands out of band. */
-static QTestState *start(const char *args, int *monitor)
-{
-    g_autoptr(QDict) greeting = NULL;
-    g_autoptr(QDict) response = NULL;
-    QTestState *qts;
-    int fds[2];
-
-    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
-    g_assert_cmpint(fcntl(fds[0], F_SETFD, FD_CLOEXEC), ==, 0);
-    qts = qtest_initf(MONITOR "%s", fds[1], args);
-    close(fds[1]);
-    greeting = qmp_fd_receive(fds[0]);
-    response = qmp_fd(fds[0], "{ 'execute': 'qmp_capabilities',"
-                      " 'arguments': { 'enable': [ 'oob' ] } }");
-    g_assert_true(qdict_haskey(response, "return"));
-    *monitor = fds[0];
-    return qts;
-}
-
-/* Does one come in time?  What is left of the line before is none. */
-static bool answers(int monitor, int ms)
-{
-    struct pollfd poll_fd = { .fd = monitor, .events = POLLIN };
-    char c;
-
-    while (poll(&poll_fd, 1, ms) == 1) {
-        g_assert_cmpint(recv(monitor, &c, 1, MSG_PEEK), ==, 1);
-        if (!g_ascii_isspace(c)) {
-            return true;
-        }
-        g_assert_cmpint(recv(monitor, &c, 1, 0), ==, 1);
-    }
-    return false;
-}
-
-/* The next answer, which must be to the command with this id. */
-static QDict *answer(int monitor, const char *id)
-{
-    QDict *response;
-
-    g_assert_true(answers(monitor, PATIENCE_MS));
-    response = qmp_fd_receive(monitor);
-    g_assert_false(qdict_haskey(response, "error"));
-    g_assert_cmpstr(qdict_get_str(response, "id"), ==, id);
-    return response;
-}
 
 /* Settings that belong together: each is a function of the limit. */
 static void expect_one_of_two(QDict *info)
@@ -102,8 +49,9 @@ static void *set_out_of_band(void *opaque)
 static void set_concurrently(void)
 {
     int monitor;
-    QTestState *qts = start("-nodefaults -m 128M -memswap limit=16M,"
-                            "pool-limit=32M,compression-level=1", &monitor);
+    QTestState *qts = start_with_monitor(
+        "-nodefaults -m 128M"
+        " -memswap limit=16M,pool-limit=32M,compression-level=1", &monitor);
     GThread *thread = g_thread_new("monitor", set_out_of_band, &monitor);
 
     for (int i = 0; i < ROUNDS; i++) {
@@ -169,8 +117,9 @@ static void *read_guest_ram(void *opaque)
 static void main_loop_waits(void)
 {
     int monitor;
-    QTestState *qts = start("-nodefaults -m 128M -object iothread,id=faults"
-                            " -memswap limit=16M,iothread=faults", &monitor);
+    QTestState *qts = start_with_monitor(
+        "-nodefaults -m 128M -object iothread,id=faults"
+        " -memswap limit=16M,iothread=faults", &monitor);
     int64_t until = g_get_monotonic_time() + PATIENCE_US;
     pid_t tid = find_iothread(qts, "faults");
     g_autoptr(QDict) info = NULL;

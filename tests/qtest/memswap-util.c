@@ -5,7 +5,10 @@
  */
 
 #include "qemu/osdep.h"
+#include <poll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include "libqmp.h"
 #include "qobject/qlist.h"
 #include "qobject/qstring.h"
 #include "memswap-util.h"
@@ -14,6 +17,8 @@
 #define NOBODY 65534
 
 #define CHUNK MIB
+
+#define MONITOR "-chardev socket,id=more,fd=%d -mon chardev=more,mode=control "
 
 static const char *qemu_binary(void)
 {
@@ -86,6 +91,52 @@ QTestState *start_without_rights(const char *args)
     qts = qtest_init_with_env("MEMSWAP_QTEST_COMMAND", args, true);
     umask(mask);
     return qts;
+}
+
+QTestState *start_with_monitor(const char *args, int *monitor)
+{
+    g_autoptr(QDict) greeting = NULL;
+    g_autoptr(QDict) response = NULL;
+    QTestState *qts;
+    int fds[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
+    g_assert_cmpint(fcntl(fds[0], F_SETFD, FD_CLOEXEC), ==, 0);
+    qts = qtest_initf(MONITOR "%s", fds[1], args);
+    close(fds[1]);
+    greeting = qmp_fd_receive(fds[0]);
+    response = qmp_fd(fds[0], "{ 'execute': 'qmp_capabilities',"
+                      " 'arguments': { 'enable': [ 'oob' ] } }");
+    g_assert_true(qdict_haskey(response, "return"));
+    *monitor = fds[0];
+    return qts;
+}
+
+bool answers(int monitor, int ms)
+{
+    struct pollfd poll_fd = { .fd = monitor, .events = POLLIN };
+    char c;
+
+    /* What is left of the line before is none. */
+    while (poll(&poll_fd, 1, ms) == 1) {
+        g_assert_cmpint(recv(monitor, &c, 1, MSG_PEEK), ==, 1);
+        if (!g_ascii_isspace(c)) {
+            return true;
+        }
+        g_assert_cmpint(recv(monitor, &c, 1, 0), ==, 1);
+    }
+    return false;
+}
+
+QDict *answer(int monitor, const char *id)
+{
+    QDict *response;
+
+    g_assert_true(answers(monitor, PATIENCE_MS));
+    response = qmp_fd_receive(monitor);
+    g_assert_false(qdict_haskey(response, "error"));
+    g_assert_cmpstr(qdict_get_str(response, "id"), ==, id);
+    return response;
 }
 
 const char *fault_mode = "auto";

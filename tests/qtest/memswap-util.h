@@ -18,6 +18,7 @@
 
 /* More than any of these tests waits for, on a busy machine. */
 #define PATIENCE_US (15 * G_USEC_PER_SEC)
+#define PATIENCE_MS (PATIENCE_US / 1000)
 
 /*
  * Run QEMU with these arguments and those of the qtest accelerator, to its
@@ -36,6 +37,18 @@ void expect_refusal(const char *args, const char *message);
  * marking the test as skipped if that isn't possible.
  */
 QTestState *start_without_rights(const char *args);
+
+/*
+ * Start QEMU with one more monitor, which takes commands out of band, at the
+ * other end of this descriptor.
+ */
+QTestState *start_with_monitor(const char *args, int *monitor);
+
+/* Does an answer come there in time? */
+bool answers(int monitor, int ms);
+
+/* The next answer, which must be to the command with this id. */
+QDict *answer(int monitor, const char *id);
 
 /* What the test is to give as fault-mode; see add_in_both_modes(). */
 extern const char *fault_mode;
