@@ -447,6 +447,22 @@ int64_t memswap_free_hugepages(uint64_t page_size);
 bool memswap_owns(MemswapEngine *engine, const void *host);
 
 /**
+ * memswap_peek: read managed RAM without touching it
+ * @host: where it is mapped; the mapping is not used
+ * @size: bytes, all of one page of the block
+ *
+ * From where it is: the page cache, or its stored copy.  Nothing is brought
+ * in or counted, and nobody is waited for.  What others write meanwhile, or
+ * take out, may be seen in part.
+ *
+ * Returns 0; -EAGAIN while the page is in somebody's hands, and for stored
+ * hugepages and what takes long to fetch; -EIO if it is lost; -ENOENT if
+ * @host is in no managed block; -EINVAL across pages.
+ */
+int memswap_peek(MemswapEngine *engine, const void *host, void *buffer,
+                 size_t size);
+
+/**
  * memswap_pin: make a range resident and mapped, and keep it so
  * @host: start; need not be aligned to pages
  * @size: bytes; parts outside managed blocks are skipped
