@@ -62,7 +62,8 @@ void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
     }
     memswap_trace(engine, MEMSWAP_TRACE_FAULT, block, page, kind);
     if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(FAULT))) {
-        memswap_policy_emit_fault(block, page, tid, &write, kind);
+        memswap_policy_emit_fault(block, memswap_page_host(block, page), tid,
+                                  &write, kind);
     }
 }
 
@@ -99,9 +100,11 @@ static bool resolve(MemswapEngine *engine, const struct uffd_msg *msg)
 #define BUG_WAIT_US 100000
 
 /* The access goes on when this returns, or faults again. */
-static void resolve_here(MemswapBlock *block, uint64_t page)
+static void resolve_here(MemswapBlock *block, const void *host)
 {
     MemswapEngine *engine = block->engine;
+    uint64_t page = ((const uint8_t *)host - block->host) >>
+                    block->page_shift;
     MemswapWord *word = &block->words[page];
     int64_t since = memswap_now(engine);
     MemswapFaultKind kind;
@@ -132,7 +135,7 @@ static void resolve_here(MemswapBlock *block, uint64_t page)
     }
     memswap_trace(engine, MEMSWAP_TRACE_FAULT, block, page, kind);
     if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(FAULT))) {
-        memswap_policy_emit_fault(block, page, 0, NULL, kind);
+        memswap_policy_emit_fault(block, host, 0, NULL, kind);
     }
 }
 
@@ -144,8 +147,7 @@ bool memswap_engine_fault(MemswapEngine *engine, const void *host)
     if (!block) {
         return false;
     }
-    resolve_here(block, ((const uint8_t *)host - block->host) >>
-                 block->page_shift);
+    resolve_here(block, host);
     memswap_block_unref(block);
     errno = saved_errno;
     return true;

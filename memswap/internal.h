@@ -839,8 +839,9 @@ void memswap_policy_emit(MemswapEngine *engine, MemswapPolicyEventKind kind,
                          const MemswapBlock *block, uint64_t page,
                          uint64_t n);
 /* Those that tell more than memswap_policy_emit() does. */
-void memswap_policy_emit_fault(MemswapBlock *block, uint64_t page, pid_t tid,
-                               const bool *write, MemswapFaultKind kind);
+void memswap_policy_emit_fault(MemswapBlock *block, const void *host,
+                               pid_t tid, const bool *write,
+                               MemswapFaultKind kind);
 void memswap_policy_emit_stall(MemswapBlock *block, uint64_t page,
                                uint64_t waited);
 void memswap_policy_emit_limit(MemswapEngine *engine);

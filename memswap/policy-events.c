@@ -88,16 +88,19 @@ void memswap_policy_emit(MemswapEngine *engine, MemswapPolicyEventKind kind,
     tell_all(engine, &event);
 }
 
-void memswap_policy_emit_fault(MemswapBlock *block, uint64_t page, pid_t tid,
-                               const bool *write, MemswapFaultKind kind)
+void memswap_policy_emit_fault(MemswapBlock *block, const void *host,
+                               pid_t tid, const bool *write,
+                               MemswapFaultKind kind)
 {
     MemswapEngine *engine = block->engine;
+    uint64_t page = ((const uint8_t *)host - block->host) >>
+                    block->page_shift;
     MemswapPolicyEvent event = new_event(engine, MEMSWAP_POLICY_FAULT, block,
                                          page, 1);
     MemswapFaultContext context = { 0 };
 
     if (engine->host.fault_context) {
-        engine->host.fault_context(engine->opaque, tid, &context);
+        engine->host.fault_context(engine->opaque, tid, host, &context);
     }
     event.known = context.known;
     event.fault = (MemswapPolicyFault) {
@@ -222,6 +225,11 @@ void memswap_policy_ask_room(MemswapEngine *engine)
             slot_put(policies, i);
         }
     }
+}
+
+bool memswap_policies_hear_faults(MemswapEngine *engine)
+{
+    return memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(FAULT));
 }
 
 void memswap_guest_reset(MemswapEngine *engine)

@@ -114,15 +114,16 @@ typedef struct MemswapHost {
     void (*trace)(void *opaque, MemswapTracePoint point, const char *block,
                   uint64_t offset, uint64_t arg);
     /*
-     * Who is thread @tid (0: the calling one), in the middle of a fault?
-     * Called only for policies that want to hear of faults.
+     * Who is thread @tid (0: the calling one), in the middle of a fault, or
+     * just after it, at @host?  Called only for policies that want to hear of
+     * faults.
      */
-    void (*fault_context)(void *opaque, pid_t tid,
+    void (*fault_context)(void *opaque, pid_t tid, const void *host,
                           MemswapFaultContext *context);
     /*
      * Where a guest-virtual address is, by the page table at @root, or a
      * guest-physical one if that is MEMSWAP_POLICY_PHYSICAL; and back.  0, or
-     * -EFAULT if nowhere.  Called by policies' threads, with no block in hand:
+     * -EFAULT if nowhere, -EBUSY if that can't be told just now.  Called by policies' threads, with no block in hand:
      * @host is an address that was managed a moment ago.  The engine is not
      * freed meanwhile.  So they must not take QEMU's big lock, nor wait for
      * anybody who may be freeing the engine or removing a block.

@@ -132,6 +132,21 @@ static inline void memswap_maps_to_discard(bool begin)
     }
 }
 
+/*
+ * The page of guest RAM at @host is about to get into a vCPU's TLB, at this
+ * guest-virtual address, or whatever @mmu_index means (accel/tcg/cputlb.c).
+ */
+void memswap_do_guest_maps(CPUState *cpu, int mmu_index, uint64_t address,
+                           const void *host);
+
+static inline void memswap_guest_maps(CPUState *cpu, int mmu_index,
+                                      uint64_t address, const void *host)
+{
+    if (memswap_is_on()) {
+        memswap_do_guest_maps(cpu, mmu_index, address, host);
+    }
+}
+
 /* Discards (system/physmem.c). */
 bool memswap_do_manages(RAMBlock *rb);
 

@@ -111,7 +111,7 @@ typedef struct MemswapPolicyFault {
     uint32_t vcpu;
     uint32_t thread;        /* the host's number for it */
     uint64_t pc;            /* guest-virtual, of the instruction */
-    uint64_t root;          /* of the guest's page table */
+    uint64_t root;          /* the guest's page table: only for translate() */
     uint64_t address;       /* guest-virtual, that was touched */
 } MemswapPolicyFault;
 
@@ -282,7 +282,8 @@ typedef struct MemswapPolicyHostOps {
 
     /*
      * The page of an address, by the guest's page table now, and back.
-     * -EFAULT if there is none; -EOPNOTSUPP where the host can't tell.
+     * -EFAULT if there is none, or none that is known; -EBUSY if a table is in
+     * somebody's hands; -EOPNOTSUPP where the host can't tell.
      */
     int (*translate)(MemswapPolicyHost *host, uint64_t root,
                      uint64_t address, uint32_t *block, uint64_t *page);

@@ -17,6 +17,7 @@
 #include "qemu/thread.h"
 #include "system/runstate.h"
 #include "glue.h"
+#include "guest.h"
 #include "trace.h"
 
 /*
@@ -135,4 +136,7 @@ const MemswapHost memswap_host = {
     .may_hold_back = may_hold_back,
     .event = on_event,
     .trace = on_trace,
+    .fault_context = memswap_guest_fault_context,
+    .translate = memswap_guest_translate,
+    .reverse = memswap_guest_reverse,
 };

@@ -35,15 +35,34 @@
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "glue.h"
+#include "guest.h"
 
 /* Written before the handler is there, then only read. */
 static MemswapEngine *faults_engine;
 static struct sigaction previous;
 
+/* Where the thread was, or 0. */
+static uintptr_t context_pc(const ucontext_t *context)
+{
+#if defined(__x86_64__)
+    return context->uc_mcontext.gregs[REG_RIP];
+#elif defined(__aarch64__)
+    return context->uc_mcontext.pc;
+#else
+    return 0;
+#endif
+}
+
 static void handle_sigbus(int number, siginfo_t *info, void *context)
 {
-    if (info->si_code == BUS_ADRERR &&
-        memswap_engine_fault(faults_engine, info->si_addr)) {
+    bool ours = false;
+
+    if (info->si_code == BUS_ADRERR) {
+        memswap_guest_set_host_pc(context_pc(context));
+        ours = memswap_engine_fault(faults_engine, info->si_addr);
+        memswap_guest_set_host_pc(0);
+    }
+    if (ours) {
         return;
     }
     previous.sa_sigaction(number, info, context);

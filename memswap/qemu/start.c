@@ -23,6 +23,7 @@
 #include "system/runstate-action.h"
 #include "system/runstate.h"
 #include "glue.h"
+#include "guest.h"
 
 /* Evictors: more than this many would only meet each other. */
 #define EVICTORS_MAX 4
@@ -190,6 +191,7 @@ static bool start(MemswapObject *ms, Error **errp)
     if (!memswap_ram_start(engine, errp)) {
         return false;
     }
+    memswap_guest_start(engine);
     memswap_pins_start(engine);
     qemu_register_shutdown_notifier(&shutdown);
     qemu_register_reset(guest_reset, engine);

@@ -314,7 +314,7 @@ static int host_reverse(void *opaque, const void *host, uint64_t *root,
     return 0;
 }
 
-static void host_context(void *opaque, pid_t tid,
+static void host_context(void *opaque, pid_t tid, const void *host,
                          MemswapFaultContext *context)
 {
     context->known = MEMSWAP_POLICY_KNOWN_VCPU;

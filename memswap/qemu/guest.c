@@ -1,0 +1,316 @@
+/*
+ * memswap inside QEMU: the guest's addresses, for policies
+ *
+ * Three things: where guest-physical memory is, at which guest-virtual
+ * addresses pages were used lately, and which thread is which vCPU.
+ *
+ * Policies' threads ask, which are the engine's, and nothing to RCU.  So what
+ * they need is kept here, under locks that nobody holds while waiting for
+ * anything.  Nobody takes them in a fault.
+ *
+ * From page to address: TCG tells of every page that it enters in its TLB,
+ * and this is noted in a table of a fixed size, where a page that is noted
+ * later may take its place.  So the table needs no thread that walks through
+ * the guest's page tables, it has what the guest used last, and it is always
+ * as old as it says.  Notes are written without a lock, and may be torn.  Who
+ * finds one checks it: against the TLB in a fault, by a walk through the
+ * tables elsewhere.  Under KVM nobody tells us, and the table is empty.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "block/aio.h"
+#include "exec/address-spaces.h"
+#include "exec/memory.h"
+#include "hw/core/cpu.h"
+#include "memswap/guest-table.h"
+#include "memswap/policies.h"
+#include "memswap/policy.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/thread.h"
+#include "system/runstate.h"
+#include "system/tcg.h"
+#include "glue.h"
+#include "guest.h"
+
+/* Guest pages are of 4 KiB at least. */
+#define GUEST_PAGE 4096
+#define GUEST_PAGE_MASK (~(uint64_t)(GUEST_PAGE - 1))
+
+/* --- guest-physical memory --------------------------------------------- */
+
+typedef struct RamRange {
+    hwaddr start;
+    hwaddr end;
+    uint8_t *host;
+} RamRange;
+
+/* In the order of addresses; the BQL and the lock cover changes. */
+static GArray *ranges;
+static QemuMutex ranges_lock;
+
+/* The number of the first range that ends beyond @address. */
+static guint find_range(hwaddr address)
+{
+    guint low = 0, high = ranges->len;
+
+    while (low < high) {
+        guint middle = (low + high) / 2;
+
+        if (g_array_index(ranges, RamRange, middle).end <= address) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+static void region_add(MemoryListener *listener, MemoryRegionSection *section)
+{
+    hwaddr start = section->offset_within_address_space;
+    RamRange range = {
+        .start = start,
+        .end = start + int128_get64(section->size),
+    };
+
+    if (!memory_region_is_ram(section->mr)) {
+        return;
+    }
+    range.host = (uint8_t *)memory_region_get_ram_ptr(section->mr) +
+                 section->offset_within_region;
+    QEMU_LOCK_GUARD(&ranges_lock);
+    g_array_insert_val(ranges, find_range(start), range);
+}
+
+static void region_del(MemoryListener *listener, MemoryRegionSection *section)
+{
+    hwaddr start = section->offset_within_address_space;
+    guint i;
+
+    QEMU_LOCK_GUARD(&ranges_lock);
+    i = find_range(start);
+    if (i < ranges->len && g_array_index(ranges, RamRange, i).start == start) {
+        g_array_remove_index(ranges, i);
+    }
+}
+
+/* Where a guest-physical address is mapped, or was just now; or NULL. */
+static uint8_t *physical_host(hwaddr address)
+{
+    RamRange *range;
+    guint i;
+
+    QEMU_LOCK_GUARD(&ranges_lock);
+    i = find_range(address);
+    range = i < ranges->len ? &g_array_index(ranges, RamRange, i) : NULL;
+    return range && range->start <= address ?
+           range->host + (address - range->start) : NULL;
+}
+
+static int read_physical(void *opaque, uint64_t physical, void *buffer,
+                         size_t size)
+{
+    uint8_t *host = physical_host(physical);
+
+    return host ? memswap_peek(memswap_engine(), host, buffer, size) :
+                  -EFAULT;
+}
+
+int memswap_guest_translate(void *opaque, uint64_t root, uint64_t address,
+                            const void **host)
+{
+    uint64_t physical = address;
+    int ret = 0;
+
+    if (root != MEMSWAP_POLICY_PHYSICAL) {
+        ret = memswap_cpu_has_tables() ?
+              memswap_guest_walk(root, address, read_physical, NULL, &physical,
+                                 NULL) : -EOPNOTSUPP;
+    }
+    switch (ret) {
+    case 0:
+        *host = physical_host(physical);
+        return *host ? 0 : -EFAULT;
+    case -EAGAIN:
+        return -EBUSY;
+    case -EINVAL:
+    case -EOPNOTSUPP:
+        return ret;
+    default:
+        return -EFAULT;
+    }
+}
+
+/* --- from page to address ---------------------------------------------- */
+
+#define NOTES_BITS 16
+
+typedef struct Note {
+    uint64_t page;      /* in the host, bit 0: the user part's; 0: none */
+    uint64_t root;
+    uint64_t address;
+} Note;
+
+static Note notes[1 << NOTES_BITS];
+
+static uint64_t note_key(const void *host, bool user)
+{
+    return ((uintptr_t)host & GUEST_PAGE_MASK) | user;
+}
+
+static Note *note_of(uint64_t key)
+{
+    /* Neighbours get neighbouring places; a block's pages don't collide. */
+    uint64_t page = key / GUEST_PAGE * 2 + (key & 1);
+
+    return &notes[(page ^ page >> NOTES_BITS) & ((1 << NOTES_BITS) - 1)];
+}
+
+void memswap_guest_note(const void *host, bool user, uint64_t root,
+                        uint64_t address)
+{
+    uint64_t key = note_key(host, user);
+    Note *note = note_of(key);
+
+    qatomic_set(&note->page, key);
+    qatomic_set(&note->root, root);
+    qatomic_set(&note->address, address & GUEST_PAGE_MASK);
+}
+
+bool memswap_guest_noted(const void *host, bool user, uint64_t *root,
+                         uint64_t *address)
+{
+    uint64_t key = note_key(host, user);
+    Note *note = note_of(key);
+
+    if (qatomic_read(&note->page) != key) {
+        return false;
+    }
+    *root = qatomic_read(&note->root);
+    *address = qatomic_read(&note->address) |
+               ((uintptr_t)host & (GUEST_PAGE - 1));
+    return true;
+}
+
+int memswap_guest_reverse(void *opaque, const void *host, uint64_t *root,
+                          uint64_t *address)
+{
+    if (!tcg_enabled() || !memswap_cpu_has_tables()) {
+        return -EOPNOTSUPP;
+    }
+    for (int user = 1; user >= 0; user--) {
+        const void *there;
+
+        if (memswap_guest_noted(host, user, root, address) &&
+            !memswap_guest_translate(opaque, *root, *address, &there) &&
+            there == host) {
+            return 0;
+        }
+    }
+    return -EFAULT;
+}
+
+/* --- which thread is which vCPU ---------------------------------------- */
+
+#define THREADS_MAX 1024
+/* A thread that is none may be a vCPU that was plugged since. */
+#define THREADS_RENEW_NS NANOSECONDS_PER_SECOND
+
+/* A thread's number, and a vCPU's; several of a thread's have none. */
+static uint64_t threads[THREADS_MAX];
+static unsigned int n_threads;
+static int64_t threads_renewed;
+
+#define THREAD(tid, vcpu) ((uint64_t)(tid) << 32 | (vcpu))
+#define THREAD_MANY UINT32_MAX
+
+/* Called with the BQL. */
+static void renew_threads(void *opaque)
+{
+    unsigned int n = 0;
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        unsigned int i = 0;
+
+        while (i < n && qatomic_read(&threads[i]) >> 32 != cpu->thread_id) {
+            i++;
+        }
+        if (i < n) {
+            qatomic_set(&threads[i], THREAD(cpu->thread_id, THREAD_MANY));
+        } else if (n < THREADS_MAX && cpu->thread_id > 0) {
+            qatomic_set(&threads[n++], THREAD(cpu->thread_id,
+                                              cpu->cpu_index));
+        }
+    }
+    qatomic_store_release(&n_threads, n);
+}
+
+static void vm_state_changed(void *opaque, bool running, RunState state)
+{
+    if (running) {
+        renew_threads(NULL);
+    }
+}
+
+static void find_thread(pid_t tid, MemswapFaultContext *context)
+{
+    unsigned int n = qatomic_load_acquire(&n_threads);
+    int64_t renewed = qatomic_read(&threads_renewed);
+    int64_t now;
+
+    for (unsigned int i = 0; i < n; i++) {
+        uint64_t thread = qatomic_read(&threads[i]);
+
+        if (thread >> 32 == tid) {
+            if ((uint32_t)thread != THREAD_MANY) {
+                context->known |= MEMSWAP_POLICY_KNOWN_VCPU;
+                context->vcpu = thread;
+            }
+            return;
+        }
+    }
+    now = get_clock();
+    if (now - renewed > THREADS_RENEW_NS &&
+        qatomic_cmpxchg(&threads_renewed, renewed, now) == renewed) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), renew_threads, NULL);
+    }
+}
+
+/* --- faults ------------------------------------------------------------ */
+
+static __thread uintptr_t host_pc;
+
+void memswap_guest_set_host_pc(uintptr_t pc)
+{
+    host_pc = pc;
+}
+
+void memswap_guest_fault_context(void *opaque, pid_t tid, const void *host,
+                                 MemswapFaultContext *context)
+{
+    if (tid) {
+        /* It may be running again: its registers are its own. */
+        find_thread(tid, context);
+    } else if (current_cpu) {
+        memswap_cpu_fault_context(current_cpu, host, host_pc, context);
+    }
+}
+
+void memswap_guest_start(MemswapEngine *engine)
+{
+    static MemoryListener listener = {
+        .name = "memswap-guest",
+        .priority = MEMORY_LISTENER_PRIORITY_MIN,
+        .region_add = region_add,
+        .region_del = region_del,
+    };
+
+    qemu_mutex_init(&ranges_lock);
+    ranges = g_array_new(false, false, sizeof(RamRange));
+    memory_listener_register(&listener, &address_space_memory);
+    qemu_add_vm_change_state_handler(vm_state_changed, NULL);
+}
