@@ -1,17 +1,8 @@
 /*
  * Policy "linear": prefetch along strides
  *
- * Faults that are near each other are a stream.  What most of a stream's last
- * steps have in common is its stride, so a few that go astray don't matter (the
- * majority vote of Leap: Al Maruf and Chowdhury, "Effectively Prefetching
- * Remote Memory with Leap", 2020).  The vote begins with the last few steps,
- * and asks more of them while there is no majority.
- *
- * The next pages along the stride are brought in, a window of them ahead of
- * the last touch.  The window doubles when what was brought in is touched, and
- * is halved when it leaves untouched, or when there is no stride.  A page that
- * is brought in makes no fault, but for the one in some that the host watches;
- * the last of each window is one, and its touch moves the stream on.
+ * In guest-physical addresses, which is what a block's pages are; see streams.c
+ * for how a stride is found, and how far to go.
  *
  * Options:
  *   window    pages ahead, at most (default 64)
@@ -22,171 +13,28 @@
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "memswap/policy.h"
-
-#define STREAMS 32
-/* Steps that are remembered of a stream, and the first to be asked. */
-#define STEPS 32
-#define STEPS_FIRST 4
-/* Pages between two faults of one stream, at most. */
-#define NEAR 1024
-/* Steps after which a stream whose window is gone gets another chance. */
-#define CALM 16
-#define WINDOW_FIRST 4
-#define WINDOW_MAX 1024
-#define WINDOW_DEFAULT 64
-
-typedef struct Stream {
-    uint32_t block;
-    uint64_t used;          /* when, in faults; 0: never */
-    int64_t last;           /* page of the last fault */
-    int64_t steps[STEPS];
-    uint32_t n_steps;       /* ever */
-    int64_t stride;         /* 0: none */
-    int64_t ahead;          /* the last page that was asked for */
-    uint32_t window;
-    uint32_t calm;          /* steps of one stride since one was wasted */
-} Stream;
+#include "streams.h"
 
 typedef struct Linear {
     const MemswapPolicyHostOps *ops;
     MemswapPolicyHost *host;
-    uint32_t window_max;
-    uint64_t faults, requests;
-    Stream streams[STREAMS];
+    uint64_t requests;
+    Streams streams;
 } Linear;
 
 MemswapPolicyEntry memswap_policy_linear;
 
-static int64_t distance(int64_t a, int64_t b)
-{
-    return a < b ? b - a : a - b;
-}
-
-/* The nearest stream, if it is near; else NULL. */
-static Stream *find_stream(Linear *linear, uint32_t block, int64_t page)
-{
-    Stream *found = NULL;
-    int64_t best = NEAR + 1;
-
-    for (Stream *it = linear->streams; it < linear->streams + STREAMS; it++) {
-        if (it->used && it->block == block) {
-            int64_t far = distance(it->last, page);
-
-            if (it->stride && distance(it->ahead, page) < far) {
-                far = distance(it->ahead, page);
-            }
-            if (far < best) {
-                best = far;
-                found = it;
-            }
-        }
-    }
-    return found;
-}
-
-/* Begins where the stream that was used longest ago was. */
-static void new_stream(Linear *linear, uint32_t block, int64_t page)
-{
-    Stream *oldest = linear->streams;
-
-    for (Stream *it = linear->streams; it < linear->streams + STREAMS; it++) {
-        if (it->used < oldest->used) {
-            oldest = it;
-        }
-    }
-    memset(oldest, 0, sizeof(*oldest));
-    oldest->block = block;
-    oldest->used = linear->faults;
-    oldest->last = page;
-}
-
-static int64_t step(const Stream *stream, uint32_t back)
-{
-    return stream->steps[(stream->n_steps - 1 - back) % STEPS];
-}
-
-/* The step that more than half of the last @n are; 0 if there is none. */
-static int64_t majority(const Stream *stream, uint32_t n)
-{
-    int64_t candidate = 0;
-    uint32_t votes = 0, count = 0;
-
-    for (uint32_t i = 0; i < n; i++) {
-        if (!votes) {
-            candidate = step(stream, i);
-        }
-        votes += step(stream, i) == candidate ? 1 : -1;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        count += step(stream, i) == candidate;
-    }
-    return count > n / 2 ? candidate : 0;
-}
-
-static int64_t find_stride(const Stream *stream)
-{
-    for (uint32_t n = STEPS_FIRST; n <= STEPS && n <= stream->n_steps;
-         n *= 2) {
-        int64_t stride = majority(stream, n);
-
-        if (stride) {
-            return stride;
-        }
-    }
-    return 0;
-}
-
-/* Is the page one of those that were asked for, and not passed yet? */
-static int expected(const Stream *stream, int64_t page)
-{
-    int64_t steps, far;
-
-    if (!stream->stride || (page - stream->last) % stream->stride) {
-        return 0;
-    }
-    steps = (page - stream->last) / stream->stride;
-    far = (stream->ahead - stream->last) / stream->stride;
-    return steps > 0 && steps <= far;
-}
-
-static void note_step(Stream *stream, int64_t page)
-{
-    int hit = expected(stream, page);
-    int64_t stride;
-
-    /* what lies between came without a fault */
-    stream->steps[stream->n_steps++ % STEPS] =
-        hit ? stream->stride : page - stream->last;
-    if (stream->n_steps == 2 * STEPS) {
-        stream->n_steps = STEPS;
-    }
-    stream->last = page;
-    stride = find_stride(stream);
-    if (stride != stream->stride) {
-        stream->stride = stride;
-        stream->ahead = page;
-        stream->window = stride ? WINDOW_FIRST : stream->window / 2;
-    } else if (hit) {
-        stream->window *= 2;
-    }
-    stream->calm = stride && step(stream, 0) == stride ? stream->calm + 1 : 0;
-    if (!stream->window && stream->calm >= CALM) {
-        stream->window = 1;
-    }
-}
-
 /* Ask for @n pages after those that were asked for already. */
 static void ask(Linear *linear, Stream *stream, uint32_t n)
 {
-    MemswapPolicyRange ranges[WINDOW_MAX];
+    MemswapPolicyRange ranges[STREAM_WINDOW_MAX];
     MemswapPolicyBlock block = { .size = sizeof(block) };
     uint32_t n_ranges = 0;
     int64_t page = stream->ahead;
 
-    if (linear->ops->block(linear->host, stream->block, &block)) {
+    if (linear->ops->block(linear->host, stream->space, &block)) {
         return;
     }
     while (n--) {
@@ -198,7 +46,7 @@ static void ask(Linear *linear, Stream *stream, uint32_t n)
             ranges[0].n++;
         } else {
             ranges[n_ranges++] = (MemswapPolicyRange) {
-                .block = stream->block, .page = page, .n = 1,
+                .block = stream->space, .page = page, .n = 1,
             };
         }
         stream->ahead = page;
@@ -213,39 +61,20 @@ static void ask(Linear *linear, Stream *stream, uint32_t n)
 
 static void fault(Linear *linear, uint32_t block, int64_t page)
 {
-    Stream *stream = find_stream(linear, block, page);
+    uint32_t n;
+    Stream *stream = streams_touch(&linear->streams, block, page, &n);
 
-    linear->faults++;
-    if (!stream) {
-        new_stream(linear, block, page);
-        return;
-    }
-    stream->used = linear->faults;
-    if (page == stream->last) {
-        return;
-    }
-    note_step(stream, page);
-    if (!stream->stride) {
-        return;
-    }
-    if (stream->window > linear->window_max) {
-        stream->window = linear->window_max;
-    }
-    if ((stream->ahead - page) / stream->stride < 0) {
-        stream->ahead = page;
-    }
-    if ((stream->ahead - page) / stream->stride < stream->window) {
-        ask(linear, stream, stream->window);
+    if (stream) {
+        ask(linear, stream, n);
     }
 }
 
 static void wasted(Linear *linear, uint32_t block, int64_t page)
 {
-    Stream *stream = find_stream(linear, block, page);
+    Stream *stream = streams_find(&linear->streams, block, page);
 
     if (stream) {
-        stream->window /= 2;
-        stream->calm = 0;
+        stream_wasted(stream);
     }
 }
 
@@ -264,7 +93,7 @@ static void event(void *self, const MemswapPolicyEvent *what)
         break;
     case MEMSWAP_POLICY_RESET:
     case MEMSWAP_POLICY_BLOCK_REMOVED:
-        memset(linear->streams, 0, sizeof(linear->streams));
+        streams_clear(&linear->streams);
         break;
     default:
         break;
@@ -274,18 +103,8 @@ static void event(void *self, const MemswapPolicyEvent *what)
 static int set(void *self, const char *name, const char *value)
 {
     Linear *linear = self;
-    char *end;
-    long n;
 
-    if (strcmp(name, "window")) {
-        return -ENOENT;
-    }
-    n = strtol(value, &end, 10);
-    if (*end || end == value || n < 1 || n > WINDOW_MAX) {
-        return -EINVAL;
-    }
-    linear->window_max = n;
-    return 0;
+    return streams_set(&linear->streams, name, value);
 }
 
 static int start(const MemswapPolicyHostOps *ops, MemswapPolicyHost *host,
@@ -298,7 +117,7 @@ static int start(const MemswapPolicyHostOps *ops, MemswapPolicyHost *host,
     }
     linear->ops = ops;
     linear->host = host;
-    linear->window_max = WINDOW_DEFAULT;
+    linear->streams.window_max = STREAM_WINDOW_DEFAULT;
     *self = linear;
     return 0;
 }
