@@ -1,7 +1,8 @@
 /*
  * The policies that are built in: add yours here, and to meson.build
  *
- * Each is a file of its own that includes policy.h and nothing else of ours.
+ * Each is a file of its own that includes policy.h, and nothing else of ours
+ * but what policies share in this directory.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -13,10 +14,12 @@
 
 MemswapPolicyEntry memswap_policy_limit;
 MemswapPolicyEntry memswap_policy_linear;
+MemswapPolicyEntry memswap_policy_virtual;
 
 const MemswapBuiltin memswap_builtins[] = {
     { "limit", memswap_policy_limit },
     { "linear", memswap_policy_linear },
+    { "virtual", memswap_policy_virtual },
     { NULL, NULL },
 };
 
