@@ -147,6 +147,21 @@ static inline void memswap_guest_maps(CPUState *cpu, int mmu_index,
     }
 }
 
+/*
+ * The access at @address, made by the code that returns to @retaddr, or 0, has
+ * found nothing in the TLB (accel/tcg/cputlb.c).
+ */
+void memswap_do_guest_misses(CPUState *cpu, uint64_t address,
+                             uintptr_t retaddr);
+
+static inline void memswap_guest_misses(CPUState *cpu, uint64_t address,
+                                        uintptr_t retaddr)
+{
+    if (memswap_is_on()) {
+        memswap_do_guest_misses(cpu, address, retaddr);
+    }
+}
+
 /* Discards (system/physmem.c). */
 bool memswap_do_manages(RAMBlock *rb);
 

@@ -6,11 +6,14 @@
  * this called.  Registers are in CPUX86State, but for the lazy ones:
  *
  * - CR3 and the mode are always up to date.
- * - The instruction is found from the address in the host's code, as for an
+ * - The instruction is found from an address in generated code, as for an
  *   exception: cpu_unwind_state_data() changes nothing.  It takes the lock of
  *   TCG's tree of translated code for a moment, which nobody holds who touches
- *   guest RAM.  In a function that generated code called, the instruction is
- *   not known.
+ *   guest RAM.  That address is either where the fault was met; or, in a
+ *   function that generated code called, where this returns to.  Functions
+ *   have told us at the last TLB miss, and it is taken if that was in the same
+ *   page: nearly every such fault comes right after a miss.  One that doesn't
+ *   may be laid to an instruction that used the page before.
  * - The address is what the page was noted under when it came into the TLB.
  *   If the vCPU's TLB has the same now, it is the address of the access, which
  *   came through there; if not, it is not known.
@@ -84,13 +87,36 @@ static bool find_address(CPUState *cpu, const void *host, uint64_t *address)
            in_tlb(cpu, mmu_index, *address, host);
 }
 
-static bool find_pc(CPUState *cpu, uintptr_t host_pc, uint64_t *pc)
+/* The last TLB miss in this thread. */
+static __thread struct {
+    CPUState *cpu;
+    vaddr page;
+    uintptr_t retaddr;
+} last_miss;
+
+void memswap_do_guest_misses(CPUState *cpu, uint64_t address,
+                             uintptr_t retaddr)
+{
+    last_miss.cpu = cpu;
+    last_miss.page = address & TARGET_PAGE_MASK;
+    last_miss.retaddr = retaddr;
+}
+
+static bool find_pc(CPUState *cpu, uintptr_t host_pc,
+                    const MemswapFaultContext *context, uint64_t *pc)
 {
     CPUX86State *env = cpu_env(cpu);
     uint64_t data[TARGET_INSN_START_WORDS];
+    bool found;
 
-    /* What it takes off again points behind a call; this is no call. */
-    if (!host_pc || !cpu_unwind_state_data(cpu, host_pc + 2, data)) {
+    /* It takes off so much to be in a call, not behind it; this is no call. */
+    found = host_pc && cpu_unwind_state_data(cpu, host_pc + 2, data);
+    if (!found && (context->known & MEMSWAP_POLICY_KNOWN_ADDRESS) &&
+        last_miss.cpu == cpu && last_miss.retaddr &&
+        last_miss.page == (context->address & TARGET_PAGE_MASK)) {
+        found = cpu_unwind_state_data(cpu, last_miss.retaddr, data);
+    }
+    if (!found) {
         return false;
     }
     *pc = data[0];
@@ -109,15 +135,14 @@ void memswap_cpu_fault_context(CPUState *cpu, const void *host,
     if (!tcg_enabled() || !qatomic_read(&cpu->running)) {
         return;
     }
-    if (find_pc(cpu, host_pc, &context->pc)) {
+    if (find_root(cpu_env(cpu), &context->root)) {
+        context->known |= MEMSWAP_POLICY_KNOWN_ROOT;
+        if (find_address(cpu, host, &context->address)) {
+            context->known |= MEMSWAP_POLICY_KNOWN_ADDRESS;
+        }
+    }
+    if (find_pc(cpu, host_pc, context, &context->pc)) {
         context->known |= MEMSWAP_POLICY_KNOWN_PC;
-    }
-    if (!find_root(cpu_env(cpu), &context->root)) {
-        return;
-    }
-    context->known |= MEMSWAP_POLICY_KNOWN_ROOT;
-    if (find_address(cpu, host, &context->address)) {
-        context->known |= MEMSWAP_POLICY_KNOWN_ADDRESS;
     }
 }
 
@@ -134,7 +159,7 @@ void memswap_do_guest_maps(CPUState *cpu, int mmu_index, uint64_t address,
     }
 }
 
-#else
+#else /* no CONFIG_TCG */
 
 void memswap_cpu_fault_context(CPUState *cpu, const void *host,
                                uintptr_t host_pc,
@@ -163,6 +188,11 @@ void memswap_cpu_fault_context(CPUState *cpu, const void *host,
 
 void memswap_do_guest_maps(CPUState *cpu, int mmu_index, uint64_t address,
                            const void *host)
+{
+}
+
+void memswap_do_guest_misses(CPUState *cpu, uint64_t address,
+                             uintptr_t retaddr)
 {
 }
 
