@@ -5,6 +5,8 @@
  *
  * Phases run one after the other:
  *     fill       write version 0 of every page
+ *     scatter    the same, in no order: what it gets for pages that are side
+ *                by side, if these are its first, lies anywhere
  *     seq[:N]    N times (1): all pages in order
  *     random:N   N touches in random order
  *     random:Ns  the same for N seconds
@@ -51,6 +53,7 @@
 
 typedef enum PhaseKind {
     PHASE_FILL,
+    PHASE_SCATTER,
     PHASE_SEQ,
     PHASE_RANDOM,
 } PhaseKind;
@@ -152,21 +155,43 @@ static void word_touch(uint64_t page, uint64_t random)
     }
 }
 
+/* 0 to @n - 1, shuffled */
+static uint64_t *shuffled(uint64_t n, uint64_t *random)
+{
+    uint64_t *order = malloc(n * sizeof(*order));
+
+    if (!order) {
+        perror("churn: memory");
+        exit(2);
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t other = (pattern_next(random) >> 8) % (i + 1);
+
+        order[i] = order[other];
+        order[other] = i;
+    }
+    return order;
+}
+
 static void *work(void *opaque)
 {
     Thread *t = opaque;
     uint64_t own = (pages - t->index + n_threads - 1) / n_threads;
     uint64_t count = own;
+    uint64_t *order = NULL;
 
     if (phase.kind == PHASE_RANDOM) {
         count = phase.touches / n_threads;
+    } else if (phase.kind == PHASE_SCATTER) {
+        order = shuffled(own, &t->random);
     }
     for (uint64_t i = 0; i < count && !stop; i++) {
         uint64_t random = pattern_next(&t->random);
-        uint64_t nth = phase.kind == PHASE_RANDOM ? (random >> 8) % own : i;
+        uint64_t nth = phase.kind == PHASE_RANDOM ? (random >> 8) % own :
+                       order ? order[i] : i;
         uint64_t page = nth * n_threads + t->index;
 
-        if (phase.kind == PHASE_FILL) {
+        if (phase.kind == PHASE_FILL || order) {
             page_write(page, 0);
         } else if (phase.word) {
             word_touch(page, pattern_mix(random));
@@ -175,6 +200,7 @@ static void *work(void *opaque)
         }
         atomic_fetch_add_explicit(&touched, 1, memory_order_relaxed);
     }
+    free(order);
     t->ended = now();
     running--;
     return NULL;
@@ -276,6 +302,8 @@ static void run_phase(Thread *threads, const char *name)
     word = end && !strcmp(end + timed, ":word");
     if (!strcmp(name, "fill")) {
         run(threads, name, (Phase){ PHASE_FILL, pages, false }, 0, false);
+    } else if (!strcmp(name, "scatter")) {
+        run(threads, name, (Phase){ PHASE_SCATTER, pages, false }, 0, false);
     } else if (!strncmp(name, "seq", 3)) {
         while (number--) {
             run(threads, name, (Phase){ PHASE_SEQ, pages, word }, 0, false);
