@@ -205,6 +205,10 @@ int memswap_policy_op_pages(MemswapPolicyHost *host, uint32_t number,
 int memswap_policy_op_translate(MemswapPolicyHost *host, uint64_t root,
                                 uint64_t address, uint32_t *number,
                                 uint64_t *page);
+int64_t memswap_policy_op_translate_many(MemswapPolicyHost *host,
+                                         uint64_t root, uint64_t address,
+                                         int64_t stride, uint32_t n,
+                                         MemswapPolicyRange *pages);
 int memswap_policy_op_reverse(MemswapPolicyHost *host, uint32_t number,
                               uint64_t page, uint64_t *root,
                               uint64_t *address);

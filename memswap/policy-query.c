@@ -11,6 +11,8 @@
 
 /* Words of pages that are looked at for one token. */
 #define PAGES_PER_TOKEN 512
+/* Walks through the guest's page tables, the same. */
+#define ADDRESSES_PER_TOKEN 16
 
 int64_t memswap_policy_op_now(MemswapPolicyHost *host)
 {
@@ -156,31 +158,76 @@ int memswap_policy_op_pages(MemswapPolicyHost *host, uint32_t number,
     return memswap_request_end(host, 0);
 }
 
+/* The page of a guest's address; 0 or a negative errno. */
+static int find_page(MemswapEngine *engine, uint64_t root, uint64_t address,
+                     uint32_t *number, uint64_t *page)
+{
+    const void *at = NULL;
+    MemswapBlock *block;
+    int ret;
+
+    if (!engine->host.translate) {
+        return -EOPNOTSUPP;
+    }
+    ret = engine->host.translate(engine->opaque, root, address, &at);
+    if (ret) {
+        return ret;
+    }
+    block = memswap_block_find(engine, at);
+    if (!block) {
+        return -EFAULT;
+    }
+    *number = block->slot;
+    *page = ((const uint8_t *)at - block->host) >> block->page_shift;
+    memswap_block_unref(block);
+    return 0;
+}
+
 int memswap_policy_op_translate(MemswapPolicyHost *host, uint64_t root,
                                 uint64_t address, uint32_t *number,
                                 uint64_t *page)
 {
-    MemswapEngine *engine = host->engine;
-    const void *at = NULL;
-    MemswapBlock *block;
     int ret = memswap_request_begin(host, MEMSWAP_REQUEST_ANY, 1);
 
     if (ret) {
         return ret;
     }
-    if (!number || !page) {
+    ret = number && page ?
+          find_page(host->engine, root, address, number, page) : -EINVAL;
+    return memswap_request_end(host, ret);
+}
+
+int64_t memswap_policy_op_translate_many(MemswapPolicyHost *host,
+                                         uint64_t root, uint64_t address,
+                                         int64_t stride, uint32_t n,
+                                         MemswapPolicyRange *pages)
+{
+    int64_t known = 0;
+    int ret = memswap_request_begin(host, MEMSWAP_REQUEST_ANY,
+                                    1 + MIN(n, MEMSWAP_POLICY_MAX_RANGES) /
+                                    ADDRESSES_PER_TOKEN);
+
+    if (ret) {
+        return ret;
+    }
+    if (n > MEMSWAP_POLICY_MAX_RANGES) {
+        return memswap_request_end(host, -ERANGE);
+    }
+    if (n && !pages) {
         return memswap_request_end(host, -EINVAL);
     }
-    ret = engine->host.translate ?
-          engine->host.translate(engine->opaque, root, address, &at) :
-          -EOPNOTSUPP;
-    block = ret ? NULL : memswap_block_find(engine, at);
-    if (block) {
-        *number = block->slot;
-        *page = ((const uint8_t *)at - block->host) >> block->page_shift;
-        memswap_block_unref(block);
+    for (uint32_t i = 0; i < n; i++) {
+        pages[i] = (MemswapPolicyRange) { 0 };
+        ret = find_page(host->engine, root, address, &pages[i].block,
+                        &pages[i].page);
+        if (ret == -EINVAL || ret == -EOPNOTSUPP) {
+            return memswap_request_end(host, ret);
+        }
+        pages[i].n = !ret;
+        known += !ret;
+        address += stride;
     }
-    return memswap_request_end(host, ret ?: block ? 0 : -EFAULT);
+    return memswap_request_end(host, known);
 }
 
 int memswap_policy_op_reverse(MemswapPolicyHost *host, uint32_t number,

@@ -495,4 +495,5 @@ const MemswapPolicyHostOps memswap_policy_host_ops = {
     .reverse = memswap_policy_op_reverse,
     .wake = op_wake,
     .counter = op_counter,
+    .translate_many = memswap_policy_op_translate_many,
 };

@@ -295,6 +295,15 @@ typedef struct MemswapPolicyHostOps {
     /* Show a number under a name, of at most 31 characters; 16 of them. */
     int (*counter)(MemswapPolicyHost *host, const char *name,
                    uint64_t value);
+
+    /*
+     * translate() for n addresses at once, each stride bytes on from the one
+     * before.  pages[i].n is 1, or 0 if that one isn't known.  Returns how
+     * many are.
+     */
+    int64_t (*translate_many)(MemswapPolicyHost *host, uint64_t root,
+                              uint64_t address, int64_t stride, uint32_t n,
+                              MemswapPolicyRange *pages);
 } MemswapPolicyHostOps;
 
 /*

@@ -7,8 +7,8 @@
  * See streams.c for how a stride is found, and how far to go.
  *
  * A fault whose address isn't known is looked up, where the host can do that.
- * Whatever else isn't known is left out: a page whose table can't be read now,
- * or that the guest hasn't got.
+ * Pages whose table can't be read now, or that the guest hasn't got, are left
+ * out.
  *
  * Options:
  *   window    pages ahead, at most (default 64)
@@ -29,8 +29,8 @@
 #define PAGE_SHIFT 12
 /* Pages that were asked for last, to know whose it was that was wasted. */
 #define ASKED 4096
-/* Pages in a row that the guest hasn't got: the end of something. */
-#define GAP_MAX 8
+/* Faults after which the counters are shown again. */
+#define COUNT_EVERY 16
 
 /* A page that was asked for, and what it is to the guest. */
 typedef struct Asked {
@@ -69,41 +69,45 @@ static void note_asked(Virtual *virtual, const MemswapPolicyRange *range,
     };
 }
 
+static void count(Virtual *virtual)
+{
+    virtual->ops->counter(virtual->host, "known", virtual->known);
+    virtual->ops->counter(virtual->host, "unknown", virtual->unknown);
+    virtual->ops->counter(virtual->host, "requests", virtual->requests);
+}
+
 /* Ask for @n pages after those that were asked for already. */
 static void ask(Virtual *virtual, Stream *stream, uint32_t n)
 {
     MemswapPolicyRange ranges[STREAM_WINDOW_MAX];
-    uint32_t n_ranges = 0, gap = 0;
+    const int64_t stride = stream->stride;
+    const int64_t first = stream->ahead + stride;
+    uint32_t n_ranges = 0;
+    int64_t known;
 
-    while (n-- && gap < GAP_MAX) {
-        MemswapPolicyRange *range = &ranges[n_ranges];
-        int ret;
-
-        stream->ahead += stream->stride;
-        memset(range, 0, sizeof(*range));
-        range->n = 1;
-        ret = virtual->ops->translate(virtual->host, stream->space,
-                                      (uint64_t)stream->ahead << PAGE_SHIFT,
-                                      &range->block, &range->page);
-        if (ret == -EFAULT) {
-            gap++;
-        } else if (ret && ret != -EBUSY) {
-            break;
-        }
+    known = virtual->ops->translate_many(virtual->host, stream->space,
+                                         (uint64_t)first << PAGE_SHIFT,
+                                         (uint64_t)stride << PAGE_SHIFT, n,
+                                         ranges);
+    if (known < 0) {
+        /* too much at once, or a root that is none */
+        return;
+    }
+    stream->ahead += stride * n;
+    for (uint32_t i = 0; i < n; i++) {
         /* the host's pages may be larger than the guest's */
-        if (ret || (n_ranges && range->block == range[-1].block &&
-                    range->page == range[-1].page)) {
-            continue;
+        if (ranges[i].n && (!n_ranges ||
+                            ranges[i].block != ranges[n_ranges - 1].block ||
+                            ranges[i].page != ranges[n_ranges - 1].page)) {
+            note_asked(virtual, &ranges[i], stream, first + stride * i);
+            ranges[n_ranges++] = ranges[i];
         }
-        gap = 0;
-        note_asked(virtual, range, stream, stream->ahead);
-        n_ranges++;
     }
     if (n_ranges) {
         virtual->requests++;
         virtual->ops->prefetch(virtual->host, ranges, n_ranges,
                                MEMSWAP_POLICY_NORMAL, 0);
-        virtual->ops->counter(virtual->host, "requests", virtual->requests);
+        count(virtual);
     }
 }
 
@@ -132,16 +136,18 @@ static bool find_address(Virtual *virtual, const MemswapPolicyEvent *event,
 static void fault(Virtual *virtual, const MemswapPolicyEvent *event)
 {
     uint64_t root, address;
+    bool known = find_address(virtual, event, &root, &address);
     Stream *stream;
     uint32_t n;
 
-    if (!find_address(virtual, event, &root, &address)) {
-        virtual->unknown++;
-        virtual->ops->counter(virtual->host, "unknown", virtual->unknown);
+    virtual->known += known;
+    virtual->unknown += !known;
+    if ((virtual->known + virtual->unknown) % COUNT_EVERY == 0) {
+        count(virtual);
+    }
+    if (!known) {
         return;
     }
-    virtual->known++;
-    virtual->ops->counter(virtual->host, "known", virtual->known);
     stream = streams_touch(&virtual->streams, root,
                            (int64_t)address >> PAGE_SHIFT, &n);
     if (stream) {

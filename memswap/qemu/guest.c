@@ -6,7 +6,8 @@
  *
  * Policies' threads ask, which are the engine's, and nothing to RCU.  So what
  * they need is kept here, under locks that nobody holds while waiting for
- * anything.  Nobody takes them in a fault.
+ * anything.  Nobody takes them in a fault.  The order: tables_lock,
+ * ranges_lock.
  *
  * From page to address: TCG tells of every page that it enters in its TLB,
  * and this is noted in a table of a fixed size, where a page that is noted
@@ -110,13 +111,48 @@ static uint8_t *physical_host(hwaddr address)
            range->host + (address - range->start) : NULL;
 }
 
-static int read_physical(void *opaque, uint64_t physical, void *buffer,
-                         size_t size)
-{
-    uint8_t *host = physical_host(physical);
+/* --- page tables ------------------------------------------------------- */
 
-    return host ? memswap_peek(memswap_engine(), host, buffer, size) :
-                  -EFAULT;
+/*
+ * Pages of tables that were read just now: who translates one address mostly
+ * goes on with its neighbours.
+ */
+#define TABLES 64
+#define TABLE_FRESH_NS (NANOSECONDS_PER_SECOND / 1000)
+
+typedef struct Table {
+    hwaddr page;
+    int64_t read_at;    /* 0: never */
+    uint8_t data[GUEST_PAGE];
+} Table;
+
+/* Under the lock, which only policies' threads take. */
+static Table tables[TABLES];
+static QemuMutex tables_lock;
+
+/* Inside of one page. */
+static int read_table(void *opaque, uint64_t physical, void *buffer,
+                      size_t size)
+{
+    hwaddr page = physical & GUEST_PAGE_MASK;
+    Table *table = &tables[page / GUEST_PAGE % TABLES];
+    int64_t now = get_clock();
+
+    QEMU_LOCK_GUARD(&tables_lock);
+    if (!table->read_at || table->page != page ||
+        now - table->read_at > TABLE_FRESH_NS) {
+        uint8_t *host = physical_host(page);
+        int ret = host ? memswap_peek(memswap_engine(), host, table->data,
+                                      GUEST_PAGE) : -EFAULT;
+
+        table->page = page;
+        table->read_at = ret ? 0 : now;
+        if (ret) {
+            return ret;
+        }
+    }
+    memcpy(buffer, table->data + (physical - page), size);
+    return 0;
 }
 
 int memswap_guest_translate(void *opaque, uint64_t root, uint64_t address,
@@ -127,7 +163,7 @@ int memswap_guest_translate(void *opaque, uint64_t root, uint64_t address,
 
     if (root != MEMSWAP_POLICY_PHYSICAL) {
         ret = memswap_cpu_has_tables() ?
-              memswap_guest_walk(root, address, read_physical, NULL, &physical,
+              memswap_guest_walk(root, address, read_table, NULL, &physical,
                                  NULL) : -EOPNOTSUPP;
     }
     switch (ret) {
@@ -310,6 +346,7 @@ void memswap_guest_start(MemswapEngine *engine)
     };
 
     qemu_mutex_init(&ranges_lock);
+    qemu_mutex_init(&tables_lock);
     ranges = g_array_new(false, false, sizeof(RamRange));
     memory_listener_register(&listener, &address_space_memory);
     qemu_add_vm_change_state_handler(vm_state_changed, NULL);

@@ -328,6 +328,8 @@ static void test_translate(void)
     puppet_add(h, "p", "puppet");
     g_assert_cmpint(puppet_ask(h, "p", "translate", "5 0x3456"), ==,
                     -EOPNOTSUPP);
+    g_assert_cmpint(puppet_ask(h, "p", "translate-many", "5 0x3456 4"), ==,
+                    -EOPNOTSUPP);
     g_assert_cmpint(puppet_ask(h, "p", "reverse", "0 3"), ==, -EOPNOTSUPP);
     /* nobody calls them meanwhile */
     h->engine->host.translate = host_translate;
@@ -336,6 +338,17 @@ static void test_translate(void)
     g_assert_cmpint(puppet_ask(h, "p", "translate", "5 0x3456"), ==, 3);
     g_assert_cmpint(puppet_ask(h, "p", "translate", "5 0x99999999"), ==,
                     -EFAULT);
+    g_assert_cmpint(puppet_ask(h, "p", "translate-many", "5 0x3456 4"), ==,
+                    3 + 5 + 7 + 9);
+    /* the last two are beyond it */
+    g_assert_cmpint(puppet_ask(h, "p", "translate-many", "5 0x7fc000 4"), ==,
+                    2044 + 2046);
+    g_assert_cmpint(puppet_ask(h, "p", "translate-many", "5 0 0"), ==, 0);
+    g_assert_cmpint(puppet_ask(h, "p", "translate-null", "5 0 0"), ==, 0);
+    g_assert_cmpint(puppet_ask(h, "p", "translate-null", "5 0 1"), ==,
+                    -EINVAL);
+    g_assert_cmpint(puppet_ask(h, "p", "translate-null", "5 0 1025"), ==,
+                    -ERANGE);
     g_assert_cmpint(puppet_ask(h, "p", "reverse", "0 3"), ==, 3 * PAGE);
     g_assert_cmpint(puppet_ask(h, "p", "reverse", "0 0x7777777"), ==,
                     -ERANGE);

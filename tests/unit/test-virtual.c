@@ -223,7 +223,10 @@ static void check_strides(int64_t first, int64_t stride, unsigned int n)
     g_assert_cmpuint(status.prefetched, >=, n - 20);
     g_assert_cmpuint(status.prefetched, <=, n + 2 * 64);
     g_assert_cmpuint(status.wasted, ==, 0);
-    g_assert_cmpuint(puppet_counter(h, "v", "known"), ==, faults(h) - before);
+    /* shown when something was asked, and now and then */
+    g_assert_cmpuint(puppet_counter(h, "v", "known"), <=, faults(h) - before);
+    g_assert_cmpuint(puppet_counter(h, "v", "known") + 16, >,
+                     faults(h) - before);
     g_assert_cmpuint(puppet_counter(h, "v", "unknown"), ==, 0);
     /* the tables were read where they are */
     check_tables_stored(h);
@@ -277,8 +280,12 @@ static void test_reverse(void)
     g_assert_cmpuint(atomic_load(&guest.reverses), ==, faults(h) - before);
     /* a table's page is nowhere */
     memswap_reclaim(h->engine, UINT64_MAX);
-    ram_touch(h, TABLES);
-    g_assert_cmpuint(puppet_counter(h, "v", "unknown"), ==, 1);
+    for (uint64_t page = TABLES; page < guest.next_table; page++) {
+        ram_touch(h, page);
+    }
+    touch_slowly(h, 1000, 1, 16);
+    g_assert_cmpuint(puppet_counter(h, "v", "unknown"), ==,
+                     guest.next_table - TABLES);
     harness_free(h);
 }
 
@@ -297,7 +304,7 @@ static void test_no_reverse(void)
     h->engine->host.reverse = no_reverse;
     touch_slowly(h, 0, 1, 50);
     g_assert_cmpuint(atomic_load(&guest.reverses), ==, 1);
-    g_assert_cmpuint(puppet_counter(h, "v", "unknown"), ==, 50);
+    g_assert_cmpuint(puppet_counter(h, "v", "unknown"), ==, 50 / 16 * 16);
     g_assert_cmpuint(puppet_status(h, "v").prefetched, ==, 0);
     harness_free(h);
 }

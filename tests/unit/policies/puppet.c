@@ -109,6 +109,25 @@ static int64_t count_pages(Puppet *puppet, uint32_t block, uint64_t page,
     return ret;
 }
 
+/* How many there are, and the sum of their pages. */
+static int64_t translate_many(Puppet *puppet, uint64_t root, uint64_t address,
+                              uint64_t n)
+{
+    MemswapPolicyRange pages[MEMSWAP_POLICY_MAX_RANGES];
+    int64_t known = puppet->ops->translate_many(puppet->host, root, address,
+                                                0x2000, n, pages);
+    int64_t sum = 0;
+
+    if (known < 0) {
+        return known;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        sum += pages[i].n ? pages[i].page : 0;
+        known -= pages[i].n;
+    }
+    return known ? -1000 : sum;
+}
+
 static int set(void *self, const char *name, const char *value)
 {
     Puppet *puppet = self;
@@ -177,6 +196,10 @@ static int set(void *self, const char *name, const char *value)
     } else if (!strcmp(name, "translate")) {
         ret = ops->translate(host, a, b, &number, &at);
         ret = ret ? ret : (int64_t)at;
+    } else if (!strcmp(name, "translate-many")) {
+        ret = translate_many(puppet, a, b, c);
+    } else if (!strcmp(name, "translate-null")) {
+        ret = ops->translate_many(host, a, b, 1, c, NULL);
     } else if (!strcmp(name, "reverse")) {
         ret = ops->reverse(host, a, b, &root, &at);
         ret = ret ? ret : (int64_t)at;
