@@ -32,7 +32,7 @@ static struct {
     uint64_t roots[SPACES];
     uint16_t frames[PAGES], pages[PAGES];
     uint64_t next_table;
-    bool no_context;        /* the address of a fault is not known */
+    _Atomic bool no_context;    /* the address of a fault is not known */
     _Atomic unsigned int reverses;
 } guest;
 
@@ -168,6 +168,8 @@ static Harness *guest_new(const char *policy)
     h->engine->host.translate = host_translate;
     h->engine->host.reverse = host_reverse;
     h->engine->host.fault_context = host_context;
+    /* whoever resolves faults has seen them then */
+    harness_settle(h);
     builtin_add(h, "v", policy);
     return h;
 }
@@ -302,6 +304,7 @@ static void test_no_reverse(void)
 
     guest.no_context = true;
     h->engine->host.reverse = no_reverse;
+    harness_settle(h);
     touch_slowly(h, 0, 1, 50);
     g_assert_cmpuint(atomic_load(&guest.reverses), ==, 1);
     g_assert_cmpuint(puppet_counter(h, "v", "unknown"), ==, 50 / 16 * 16);
@@ -388,6 +391,8 @@ static void test_changes(void)
     h->engine->host.translate = host_translate;
     h->engine->host.reverse = host_reverse;
     h->engine->host.fault_context = host_context;
+    /* whoever resolves faults has seen them then */
+    harness_settle(h);
     builtin_add(h, "v", "virtual");
     thread = g_thread_new("change", change, &churn);
     for (unsigned int i = 0; i < 4 * PAGES; i++) {
