@@ -123,10 +123,11 @@ typedef struct MemswapHost {
     /*
      * Where a guest-virtual address is, by the page table at @root, or a
      * guest-physical one if that is MEMSWAP_POLICY_PHYSICAL; and back.  0, or
-     * -EFAULT if nowhere, -EBUSY if that can't be told just now.  Called by policies' threads, with no block in hand:
-     * @host is an address that was managed a moment ago.  The engine is not
-     * freed meanwhile.  So they must not take QEMU's big lock, nor wait for
-     * anybody who may be freeing the engine or removing a block.
+     * -EFAULT if nowhere, -EBUSY if that can't be told just now.  Called by
+     * policies' threads, with no block in hand: @host is an address that was
+     * managed a moment ago.  The engine is not freed meanwhile.  So they must
+     * not take QEMU's big lock, nor wait for anybody who may be freeing the
+     * engine or removing a block.
      */
     int (*translate)(void *opaque, uint64_t root, uint64_t address,
                      const void **host);

@@ -44,9 +44,9 @@ static struct sigaction previous;
 /* Where the thread was, or 0. */
 static uintptr_t context_pc(const ucontext_t *context)
 {
-#if defined(__x86_64__)
+#if defined(HOST_X86_64)
     return context->uc_mcontext.gregs[REG_RIP];
-#elif defined(__aarch64__)
+#elif defined(HOST_AARCH64)
     return context->uc_mcontext.pc;
 #else
     return 0;
