@@ -104,6 +104,11 @@ int memswap_policy_op_regions(MemswapPolicyHost *host, uint32_t number,
     return memswap_request_end(host, ret);
 }
 
+static bool in_huge_region(MemswapBlock *block, uint64_t page)
+{
+    return memswap_region_large(memswap_page_region(block, page));
+}
+
 static uint32_t page_states(uint64_t word)
 {
     uint32_t pinned = memswap_word_pins(word) ? MEMSWAP_POLICY_IS_PINNED : 0;
@@ -150,7 +155,9 @@ int memswap_policy_op_pages(MemswapPolicyHost *host, uint32_t number,
     for (uint64_t i = 0; i < n; i++) {
         uint64_t word = memswap_word_load(&block->words[first + i]);
 
-        if (page_states(word) & states) {
+        if ((page_states(word) & states) ||
+            ((states & MEMSWAP_POLICY_IS_HUGE) &&
+             in_huge_region(block, first + i))) {
             bitmap[i / 64] |= UINT64_C(1) << i % 64;
         }
     }

@@ -190,6 +190,7 @@ typedef struct MemswapPolicyInfo {
 #define MEMSWAP_POLICY_IS_STORED   8u
 #define MEMSWAP_POLICY_IS_ZERO     16u  /* repeats one value */
 #define MEMSWAP_POLICY_IS_PINNED   32u
+#define MEMSWAP_POLICY_IS_HUGE     64u  /* of a region that is one huge page */
 
 /* For reclaim(): only pages on trial that nobody touched since. */
 #define MEMSWAP_POLICY_COLD 1u
