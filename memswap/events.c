@@ -17,12 +17,16 @@
 /* Events read at once. */
 #define BATCH 32
 
-static void note_latency(MemswapEngine *engine, int64_t ns)
+static void note_latency(MemswapEngine *engine, MemswapFaultKind kind,
+                         int64_t ns)
 {
     unsigned int bucket = ns > 0 ? 63 - __builtin_clzll(ns) : 0;
 
     memswap_count(engine->latency[MIN(bucket, MEMSWAP_LATENCY_BUCKETS - 1)],
                   1);
+    if (kind == MEMSWAP_FAULT_STORED || kind == MEMSWAP_FAULT_SAME) {
+        memswap_count(engine->refault_ns, MAX(ns, 0));
+    }
 }
 
 /* Fill; where nothing is free, make room or pass the limit, as may be. */
@@ -55,7 +59,7 @@ void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
     if (outcome == MEMSWAP_NO_ROOM) {
         memswap_stall(block, page, since, force);
     } else if (outcome == MEMSWAP_DONE) {
-        note_latency(engine, memswap_now(engine) - since);
+        note_latency(engine, kind, memswap_now(engine) - since);
         memswap_readahead(block, page, kind);
     } else if (outcome == MEMSWAP_BUSY) {
         memswap_count(engine->faults[MEMSWAP_FAULT_WAITED], 1);
@@ -110,13 +114,16 @@ static void resolve_here(MemswapBlock *block, const void *host)
     MemswapFaultKind kind;
     bool force;
     MemswapOutcome outcome = fill(block, page, 0, &force, &kind);
+    bool held_back = outcome == MEMSWAP_NO_ROOM;
 
-    if (outcome == MEMSWAP_NO_ROOM) {
+    if (held_back) {
         outcome = memswap_stall_here(block, page, force, &kind);
     }
     switch (outcome) {
     case MEMSWAP_DONE:
-        note_latency(engine, memswap_now(engine) - since);
+        /* a stall is counted as such */
+        note_latency(engine, held_back ? MEMSWAP_FAULT_WAITED : kind,
+                     memswap_now(engine) - since);
         memswap_readahead(block, page, kind);
         break;
     case MEMSWAP_BUSY:

@@ -317,6 +317,7 @@ struct MemswapEngine {
     _Atomic uint64_t evictions, refaults, n_trials, given_back, discards;
     _Atomic uint64_t n_store_full, overshoots, stalls, stall_ns, spurious;
     _Atomic uint64_t n_readahead, n_unchanged, n_no_hugepages;
+    _Atomic uint64_t refault_ns;
 
     uint8_t *ahead_buffers;         /* MEMSWAP_AHEAD_BUFFERS, readahead.c's */
     _Atomic uint64_t ahead_busy;    /* bits: those in use */

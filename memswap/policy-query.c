@@ -43,6 +43,7 @@ int memswap_policy_op_info(MemswapPolicyHost *host, MemswapPolicyInfo *info)
         .evictions = atomic_load(&engine->evictions),
         .refaults = atomic_load(&engine->refaults),
         .stall_ns = atomic_load(&engine->stall_ns),
+        .refault_ns = atomic_load(&engine->refault_ns),
     };
     /* one built with an older header has room for less */
     memcpy(info, &all, all.size);

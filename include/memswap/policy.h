@@ -181,6 +181,8 @@ typedef struct MemswapPolicyInfo {
     uint64_t reserve_low, reserve_high;
     uint64_t evictions, refaults;   /* pages, since the engine began */
     uint64_t stall_ns;              /* summed */
+    /* Time of faults that fetched a page, but for what they were held back. */
+    uint64_t refault_ns;
 } MemswapPolicyInfo;
 
 /* States that pages() asks for; several may be given at once. */
