@@ -20,7 +20,7 @@
 
 #include "backend.h"
 #include "clock.h"
-#include "memswap/engine.h"
+#include "memswap/policies.h"
 
 /* QEMU's default, see memswap/qemu/object.c. */
 #define COMPRESSION_LEVEL (-5)
@@ -30,6 +30,7 @@
 #define FAULT_HELPERS 2
 
 static MemswapEngine *engine;
+static MemswapSettings current;
 static MemswapBlock *block;
 static MemswapStats at_begin;
 static pthread_t handler_thread;
@@ -185,6 +186,36 @@ static void take_signals(void)
     }
 }
 
+/* "NAME", and options, each after a comma. */
+static void add_policy(const char *text)
+{
+    g_auto(GStrv) words = g_strsplit(text, ",", -1);
+    unsigned int n = g_strv_length(words);
+    g_autofree MemswapPolicyOption *options = g_new(MemswapPolicyOption,
+                                                    n + 1);
+    MemswapPolicyConfig config = { .options = options };
+    g_autofree char *error = NULL;
+
+    if (!n) {
+        bench_fail(0, "--policy: no name");
+    }
+    config.id = config.builtin = words[0];
+    for (unsigned int i = 1; i < n; i++) {
+        char *value = strchr(words[i], '=');
+
+        if (!value) {
+            bench_fail(0, "--policy: not OPTION=VALUE: %s", words[i]);
+        }
+        *value++ = 0;
+        options[config.n_options++] = (MemswapPolicyOption) {
+            words[i], value,
+        };
+    }
+    if (memswap_policy_add(engine, &config, &error)) {
+        bench_fail(0, "%s", error);
+    }
+}
+
 static void start_events(void)
 {
     int ret;
@@ -240,6 +271,10 @@ static void *memswap_open(const BenchOptions *options)
     if (memswap_block_add(engine, &info, &block, &error)) {
         bench_fail(0, "%s", error);
     }
+    for (char **policy = options->policies; policy && *policy; policy++) {
+        add_policy(*policy);
+    }
+    current = config.settings;
     if (events_mode) {
         start_events();
     }
@@ -249,6 +284,38 @@ static void *memswap_open(const BenchOptions *options)
 static void memswap_begin(void)
 {
     memswap_get_stats(engine, &at_begin);
+}
+
+static void memswap_set_limit(uint64_t bytes)
+{
+    g_autofree char *error = NULL;
+
+    current.limit = bytes;
+    if (memswap_set_settings(engine, &current, &error)) {
+        bench_fail(0, "%s", error);
+    }
+}
+
+static void report_policies(FILE *file)
+{
+    unsigned int n;
+    g_autofree MemswapPolicyStatus *list = memswap_policy_list(engine, &n);
+
+    fprintf(file, ", \"policies\": {");
+    for (unsigned int i = 0; i < n; i++) {
+        fprintf(file, "%s\"%s\": {\"reclaimed\": %" PRIu64
+                ", \"prefetched\": %" PRIu64 ", \"throttled\": %" PRIu64
+                ", \"hits\": %" PRIu64 ", \"wasted\": %" PRIu64
+                ", \"dropped\": %" PRIu64, i ? ", " : "", list[i].id,
+                list[i].reclaimed, list[i].prefetched, list[i].throttled,
+                list[i].hits, list[i].wasted, list[i].dropped);
+        for (unsigned int k = 0; k < list[i].n_counters; k++) {
+            fprintf(file, ", \"%s\": %" PRIu64, list[i].counters[k].name,
+                    list[i].counters[k].value);
+        }
+        fprintf(file, "}");
+    }
+    fprintf(file, "}");
 }
 
 static uint64_t memswap_resident(void)
@@ -304,6 +371,7 @@ static void memswap_report(FILE *file)
         fprintf(file, ", \"faults_%s\": %" PRIu64, kinds[i],
                 stats.faults[i] - at_begin.faults[i]);
     }
+    report_policies(file);
 }
 
 static void memswap_close(void)
@@ -320,6 +388,7 @@ static void memswap_close(void)
 const BenchBackend bench_memswap = {
     .name = "memswap",
     .open = memswap_open,
+    .set_limit = memswap_set_limit,
     .begin = memswap_begin,
     .resident = memswap_resident,
     .report = memswap_report,

@@ -17,6 +17,8 @@ typedef struct BenchBackend {
     const char *name;
     /* Map options->size of zeroes, aligned to 2 MiB. */
     void *(*open)(const BenchOptions *options);
+    /* Change the limit.  May be NULL. */
+    void (*set_limit)(uint64_t bytes);
     /* The measured phase begins: from now on, counters count. */
     void (*begin)(void);
     /* Bytes of RAM that are in memory, or NULL: ask the kernel. */

@@ -94,7 +94,8 @@ static void check(const BenchOptions *o)
     }
     if (o->stride < 1 || o->visit < 1 || o->move_every < 0 || o->touches < 0 ||
         o->warmup_touches < 0 || o->poll_ns < 0 || o->seconds < 0 ||
-        o->warmup_seconds < 0 || o->settle_seconds < 0) {
+        o->warmup_seconds < 0 || o->settle_seconds < 0 ||
+        o->squeeze_seconds < 0) {
         bench_fail(0, "a number is out of range");
     }
     if (g_str_equal(o->data, "real") && !o->corpus) {
@@ -106,6 +107,7 @@ void bench_options_parse(BenchOptions *o, int *argc, char ***argv)
 {
     g_autofree char *size = NULL;
     g_autofree char *limit = NULL;
+    g_autofree char *squeeze = NULL;
     g_autofree char *page_size = NULL;
     GOptionEntry entries[] = {
         { "backend", 0, 0, G_OPTION_ARG_STRING, &o->backend,
@@ -158,6 +160,13 @@ void bench_options_parse(BenchOptions *o, int *argc, char ***argv)
           "events: look for them so long before sleeping", "NS" },
         { "engine", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o->engine,
           "memswap: a setting of the engine", "KEY=VALUE" },
+        { "policy", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o->policies,
+          "memswap: a policy that is built in", "NAME[,OPTION=VALUE]..." },
+        { "squeeze", 0, 0, G_OPTION_ARG_STRING, &squeeze,
+          "memswap: a lower limit for a while; how long until the rate is "
+          "back to 90 %?", "SIZE" },
+        { "squeeze-seconds", 0, 0, G_OPTION_ARG_DOUBLE, &o->squeeze_seconds,
+          "for how long", "N" },
         { NULL }
     };
     g_autoptr(GOptionContext) context = g_option_context_new(NULL);
@@ -176,6 +185,7 @@ void bench_options_parse(BenchOptions *o, int *argc, char ***argv)
         .seed = 1,
         .seconds = 5,
         .warmup_seconds = 10,
+        .squeeze_seconds = 3,
         .poll_ns = 32768,
     };
     g_option_context_set_summary(context,
@@ -193,6 +203,7 @@ void bench_options_parse(BenchOptions *o, int *argc, char ***argv)
     set_default(&o->faults, "events");
     parse_size("size", size, &o->size);
     parse_size("limit", limit, &o->limit);
+    parse_size("squeeze", squeeze, &o->squeeze);
     parse_size("page-size", page_size, &o->page_size);
     check(o);
 }

@@ -47,6 +47,9 @@ typedef struct BenchOptions {
     char *faults;          /* memswap: "events" or "inline" */
     int poll_ns;           /* how long to look for events before sleeping */
     char **engine;         /* memswap: "key=value" settings */
+    char **policies;       /* memswap: "name[,option=value]...", built in */
+    uint64_t squeeze;      /* memswap: a limit to live with, and get rid of */
+    double squeeze_seconds;
 } BenchOptions;
 
 /**

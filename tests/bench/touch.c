@@ -7,6 +7,9 @@
  * begins the next, so that all the time is in the histogram.  Prints one JSON
  * object in a line.
  *
+ * With --squeeze it has a lower limit for a while, and measures from the moment
+ * when that is gone until touches are nearly as fast as before.
+ *
  * All that is not RAM is locked, so that swapping concerns RAM alone.  With
  * --step the program tells each phase by a line ("ready", "warm", the result)
  * and goes on when it reads one: whoever started it can read the kernel's
@@ -43,6 +46,16 @@
 /* A signal handler that decompresses needs 11 KiB. */
 #define STACK_SIZE (128 * 1024)
 
+/*
+ * How often to look at the rate after a squeeze; it is back when most of the
+ * last looks found so much of what it was before.
+ */
+#define LOOK_SECONDS 0.02
+#define LOOKS 5
+#define BACK 0.9
+/* Looks that tell what it was. */
+#define FULL_LOOKS 50
+
 /* How many pages to ask mincore() for at once. */
 #define MINCORE_PAGES 65536
 
@@ -66,6 +79,7 @@ typedef struct Worker {
 typedef struct Phase {
     double seconds;
     uint64_t touches;
+    bool more;              /* of the one before: counts go on */
 } Phase;
 
 /* Written by main() while the workers wait at the barrier. */
@@ -136,9 +150,12 @@ static void run_phase(Worker *worker)
     double cpu = cpu_seconds(RUSAGE_THREAD);
     uint64_t begin, last;
 
-    memset(worker->times, 0, sizeof(*worker->times));
-    worker->begin_ns = bench_clock_ns();
-    worker->touches = 0;
+    if (!phase.more) {
+        memset(worker->times, 0, sizeof(*worker->times));
+        worker->begin_ns = bench_clock_ns();
+        worker->touches = 0;
+        worker->cpu = 0;
+    }
     begin = last = bench_clock_ticks();
     do {
         uint32_t entry = worker->order[worker->next];
@@ -156,7 +173,7 @@ static void run_phase(Worker *worker)
         last = now;
     } while (--left && (!ticks || last - begin < ticks));
     worker->end_ns = bench_clock_ns();
-    worker->cpu = cpu_seconds(RUSAGE_THREAD) - cpu;
+    worker->cpu += cpu_seconds(RUSAGE_THREAD) - cpu;
 }
 
 static void *work(void *opaque)
@@ -238,6 +255,81 @@ static uint64_t resident_pages(void)
     return n;
 }
 
+/* Touches a second in a short time, which goes on with the phase before. */
+static double look(const Worker *workers, bool more)
+{
+    uint64_t begin = bench_clock_ns();
+    uint64_t touches = 0;
+
+    for (int i = 0; more && i < options.threads; i++) {
+        touches -= workers[i].touches;
+    }
+    run_workers((Phase) { .seconds = LOOK_SECONDS, .more = more });
+    for (int i = 0; i < options.threads; i++) {
+        touches += workers[i].touches;
+    }
+    return touches * 1e9 / (bench_clock_ns() - begin);
+}
+
+static int compare_rates(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(const double *rates, unsigned int n)
+{
+    double sorted[FULL_LOOKS];
+
+    memcpy(sorted, rates, n * sizeof(*rates));
+    qsort(sorted, n, sizeof(*sorted), compare_rates);
+    return sorted[n / 2];
+}
+
+/* What the rate is without a squeeze; then a squeeze. */
+static double squeeze(const Worker *workers)
+{
+    double rates[FULL_LOOKS];
+
+    for (unsigned int i = 0; i < FULL_LOOKS; i++) {
+        rates[i] = look(workers, false);
+    }
+    backend->set_limit(options.squeeze);
+    while (resident_pages() * TOUCH_SIZE > options.squeeze) {
+        look(workers, false);
+    }
+    run_workers((Phase) { .seconds = options.squeeze_seconds });
+    return median(rates, FULL_LOOKS);
+}
+
+/* Seconds until the rate is back. */
+static double recover(const Worker *workers, double full)
+{
+    uint64_t begin = bench_clock_ns();
+    double rates[LOOKS] = { 0 };
+    double ends[LOOKS] = { 0 };
+    bool more = false;
+
+    backend->set_limit(options.limit ?: 2 * options.size);
+    for (unsigned int i = 0; true; i = (i + 1) % LOOKS) {
+        rates[i] = look(workers, more);
+        more = true;
+        ends[i] = (bench_clock_ns() - begin) / 1e9;
+        if (median(rates, LOOKS) >= BACK * full) {
+            unsigned int first = (i + 1) % LOOKS;
+
+            while (rates[first] < BACK * full) {
+                first = (first + 1) % LOOKS;
+            }
+            return ends[first];
+        }
+        if (ends[i] > options.seconds) {
+            bench_fail(0, "the rate was not back in %g s", options.seconds);
+        }
+    }
+}
+
 /* mincore() sees of hugetlbfs only what is mapped. */
 static uint64_t resident(void)
 {
@@ -293,7 +385,8 @@ static double seconds_between(const struct timeval *from,
 /* Returns how many values were wrong. */
 static uint64_t report(const Worker *workers,
                        const struct rusage *before,
-                       const struct rusage *after)
+                       const struct rusage *after, double full,
+                       double time)
 {
     Histogram *times = g_new0(Histogram, 1);
     uint64_t touches = 0;
@@ -325,6 +418,9 @@ static uint64_t report(const Worker *workers,
            after->ru_minflt - before->ru_minflt,
            after->ru_majflt - before->ru_majflt);
     report_times(times);
+    if (options.squeeze) {
+        printf(", \"full_rate\": %.1f, \"time\": %.6f", full, time);
+    }
     printf(", \"resident\": %" PRIu64, resident());
     if (backend->report) {
         backend->report(stdout);
@@ -355,10 +451,14 @@ int main(int argc, char **argv)
     struct rusage before, after;
     Worker *workers;
     uint64_t warm, wrong;
+    double full = 0, time = 0;
     g_autofree char *text = NULL;
 
     bench_options_parse(&options, &argc, &argv);
     choose_backend();
+    if (options.squeeze && !backend->set_limit) {
+        bench_fail(0, "--squeeze: not with this backend");
+    }
     bench_clock_init();
     pid = getpid();
     content = content_new(&options);
@@ -377,22 +477,29 @@ int main(int argc, char **argv)
     }
     warm = options.warmup_touches ?:
            options.size / TOUCH_SIZE / options.threads;
-    run_workers((Phase) { options.warmup_seconds, warm });
+    run_workers((Phase) { options.warmup_seconds, warm, false });
     for (unsigned int i = 0; i < options.threads; i++) {
         if (workers[i].wrong) {
             bench_fail(0, "%" PRIu64 " wrong values while warming up",
                        workers[i].wrong);
         }
     }
+    if (options.squeeze) {
+        full = squeeze(workers);
+    }
     text = g_strdup_printf("warm %" PRIu64, resident());
     step(text);
 
     backend->begin();
     getrusage(RUSAGE_SELF, &before);
-    run_workers((Phase) { options.touches ? 0 : options.seconds,
-                          options.touches });
+    if (options.squeeze) {
+        time = recover(workers, full);
+    } else {
+        run_workers((Phase) { options.touches ? 0 : options.seconds,
+                              options.touches, false });
+    }
     getrusage(RUSAGE_SELF, &after);
-    wrong = report(workers, &before, &after);
+    wrong = report(workers, &before, &after, full, time);
     step(NULL);
 
     stop_workers(workers);
