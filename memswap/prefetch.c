@@ -121,6 +121,33 @@ static bool is_stored(uint64_t word)
     return state == MEMSWAP_STORED || state == MEMSWAP_ZERO;
 }
 
+/* On trial, and nobody's that is watched. */
+static bool is_tried(uint64_t word)
+{
+    return memswap_word_state(word) == MEMSWAP_TRIAL &&
+           !memswap_word_ahead(word);
+}
+
+/*
+ * Map pages on trial, for which there is room already: who expects a touch
+ * doesn't want it to fault.  Returns how many of them from @first on there
+ * were.
+ */
+static uint64_t map_tried(MemswapBlock *block, uint64_t first, uint64_t end)
+{
+    unsigned int stored = 0;
+    uint64_t n = 0;
+
+    while (first + n < end && n < WATCH_EVERY &&
+           is_tried(memswap_word_load(&block->words[first + n]))) {
+        n++;
+    }
+    if (n && block->page_size == SMALL_PAGE) {
+        memswap_bring_in(block, first, first + n, false, &stored);
+    }
+    return n;
+}
+
 /* Bring a page in unmapped, to see whether it is touched. */
 static bool bring_watched(MemswapPolicyHost *host, MemswapBlock *block,
                           uint64_t page)
@@ -238,7 +265,7 @@ uint64_t memswap_prefetch_range(MemswapPolicyHost *host,
             n++;
         }
         if (!n) {
-            first++;
+            first += MAX(map_tried(block, first, end), 1);
             continue;
         }
         if (!has_room(host, block, n, priority)) {

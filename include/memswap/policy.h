@@ -258,7 +258,7 @@ typedef struct MemswapPolicyHostOps {
      * page of a request and one in sixteen come in unmapped: their first touch
      * is what MEMSWAP_POLICY_HIT tells of.  While more than a fifth of these
      * is wasted, fewer pages are brought in than were asked for.  Returns how
-     * many were.
+     * many were.  Pages that are on trial are mapped again, and don't count.
      */
     int64_t (*prefetch)(MemswapPolicyHost *host,
                         const MemswapPolicyRange *ranges, uint32_t n,

@@ -111,6 +111,30 @@ static void test_holes(void)
     harness_free(h);
 }
 
+/* Pages on trial are mapped again, but for those that are watched. */
+static void test_trial(void)
+{
+    Harness *h = harness_evicted(64);
+    uint64_t before;
+
+    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 32"), ==, 32);
+    write_pages(h, 32, 16);
+    write_pages(h, 0, 16);
+    g_assert_cmpint(puppet_ask(h, "p", "trial", "0 0 -1"), ==, 48);
+    before = faults(h);
+    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 64"), ==, 16);
+    /* the one of the first request, and the one of this */
+    g_assert_cmpuint(stats_of(h).trial, ==, 2 * PAGE);
+    g_assert_cmpint(ram_state(&h->ram, 31), ==, MEMSWAP_TRIAL);
+    g_assert_true(ram_mapped(&h->ram, 0));
+    g_assert_true(ram_mapped(&h->ram, 40));
+    check_pages(h, 0, 64);
+    g_assert_cmpuint(faults(h), ==, before + 2);
+    g_assert_cmpuint(puppet_status(h, "p").hits, ==, 3);
+    harness_check(h);
+    harness_free(h);
+}
+
 /* It takes no room that others need, nor time that is over. */
 static void test_room(void)
 {
@@ -531,6 +555,7 @@ int main(int argc, char **argv)
     g_test_add_func("/prefetch/last", test_last);
     g_test_add_func("/prefetch/wasted", test_wasted);
     g_test_add_func("/prefetch/holes", test_holes);
+    g_test_add_func("/prefetch/trial", test_trial);
     g_test_add_func("/prefetch/room", test_room);
     g_test_add_func("/prefetch/precedence", test_precedence);
     g_test_add_func("/prefetch/throttle", test_throttle);
