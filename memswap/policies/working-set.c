@@ -329,8 +329,9 @@ static bool add_page(Batch *batch, uint32_t number, const Block *block,
 }
 
 /*
- * Add what is worth as much as is looked for now, and away.  Those pages are
- * not recorded any more.  False if not all of them found a place.
+ * Add what is worth as much as is looked for now, and away, or on trial since
+ * the squeeze: it need not fault, either.  Those pages are not recorded any
+ * more.  False if not all of them found a place.
  */
 static bool add_region(WorkingSet *mine, Batch *batch, uint64_t bytes)
 {
@@ -341,7 +342,8 @@ static bool add_region(WorkingSet *mine, Batch *batch, uint64_t bytes)
 
     if (!record || !ask_pages(mine, mine->block, mine->region,
                               MEMSWAP_POLICY_IS_STORED |
-                              MEMSWAP_POLICY_IS_ZERO, away)) {
+                              MEMSWAP_POLICY_IS_ZERO |
+                              MEMSWAP_POLICY_IS_TRIAL, away)) {
         return true;
     }
     for (unsigned int i = 0; i < WORDS; i++) {

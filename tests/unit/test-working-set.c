@@ -160,10 +160,43 @@ static void test_room(void)
     /* room that comes of itself is as good, once there is a batch of it */
     g_assert_cmpint(memswap_policy_set(h->engine, "w", "batch", "2", NULL),
                     ==, 0);
-    memswap_discard(h->engine, h->ram.host, 2 * MIB);
-    wait_until(stats_of(h).resident == N_PAGES * PAGE - 2 * MIB);
+    /* of which no more than half is away */
+    memswap_discard(h->engine, h->ram.host, 4 * MIB);
+    wait_until(stats_of(h).resident == N_PAGES * PAGE - 4 * MIB);
     g_assert_cmpuint(stats_of(h).evictions, ==, evicted);
-    check_pages(h, 512, N_PAGES - 512);
+    check_pages(h, 1024, N_PAGES - 1024);
+    harness_check(h);
+    harness_free(h);
+}
+
+/* What is on trial since the squeeze does not fault, either. */
+static void test_trial(void)
+{
+    Harness *h = harness_small();
+    MemswapStats stats;
+    uint64_t before;
+
+    harness_set_limit(h, SQUEEZED, 0);
+    puppet_settle(h, "w");
+    memswap_reclaim(h->engine, 7 * MIB);
+    for (uint64_t i = 0; i < N_PAGES / REGION_PAGES; i++) {
+        MemswapRegion *region = &h->ram.block->regions[i];
+
+        memswap_region_own(region);
+        memswap_trial_region(h->ram.block, i);
+        memswap_region_disown(region);
+    }
+    stats = stats_of(h);
+    g_assert_cmpuint(stats.trial, ==, MIB);
+    before = stats.faults[MEMSWAP_FAULT_TRIAL];
+    harness_set_limit(h, 16 * MIB, 0);
+    wait_rounds(h, 1);
+    /* but for those watched */
+    g_assert_cmpuint(stats_of(h).trial, <=, 7 * MIB / 16 + 8 * PAGE);
+    g_assert_cmpuint(counter(h, "restored"), ==, 7 * MIB / PAGE);
+    check_pages(h, 0, N_PAGES);
+    g_assert_cmpuint(stats_of(h).faults[MEMSWAP_FAULT_TRIAL] - before, <=,
+                     7 * MIB / PAGE / 16 + 8);
     harness_check(h);
     harness_free(h);
 }
@@ -366,6 +399,7 @@ int main(int argc, char **argv)
     g_test_add_func("/working-set/before", test_before);
     g_test_add_func("/working-set/order", test_order);
     g_test_add_func("/working-set/room", test_room);
+    g_test_add_func("/working-set/trial", test_trial);
     g_test_add_func("/working-set/changes", test_changes);
     g_test_add_func("/working-set/steps", test_steps);
     g_test_add_func("/working-set/waste", test_waste);
