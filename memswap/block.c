@@ -81,6 +81,11 @@ void memswap_block_moved(MemswapBlock *block, uint64_t page,
 
     atomic_fetch_sub_explicit(&block->pages[from], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&block->pages[to], 1, memory_order_relaxed);
+    if (from == MEMSWAP_IN_STORE || from == MEMSWAP_IN_WORD) {
+        atomic_fetch_sub_explicit(&region->stored, 1, memory_order_relaxed);
+    } else if (to == MEMSWAP_IN_STORE || to == MEMSWAP_IN_WORD) {
+        atomic_fetch_add_explicit(&region->stored, 1, memory_order_relaxed);
+    }
     if (from == MEMSWAP_IN_CACHE) {
         atomic_fetch_sub(&region->resident, 1);
     } else if (to == MEMSWAP_IN_CACHE &&

@@ -72,6 +72,7 @@ typedef struct MemswapRegion {
     _Atomic uint32_t zapping;
     /* pages that count as MEMSWAP_IN_CACHE; the clock skips a region of none */
     _Atomic uint32_t resident;
+    _Atomic uint32_t stored;    /* the same of MEMSWAP_IN_STORE and IN_WORD */
     /* bit 0: some page was ever touched; bit 1: in the queue of trials */
     _Atomic uint32_t flags;
     /* faults in sequence, see readahead.c */
@@ -666,6 +667,39 @@ uint64_t memswap_trial_region(MemswapBlock *block, uint64_t number);
  */
 uint64_t memswap_reclaim_pages(MemswapBlock *block, uint64_t first,
                                uint64_t end, bool cold);
+
+/*
+ * Put a part of a region on trial, a large folio only whole.  Waits for nobody.
+ */
+void memswap_trial_range(MemswapBlock *block, uint64_t first, uint64_t end);
+
+/* ranges.c */
+
+typedef enum MemswapTake {
+    MEMSWAP_TAKE_ALL,
+    MEMSWAP_TAKE_COLD,          /* what is on trial */
+    MEMSWAP_TAKE_COLD_THEN_TRY, /* then put the rest on trial */
+} MemswapTake;
+
+typedef enum MemswapRangeStep {
+    MEMSWAP_RANGE_GO,
+    MEMSWAP_RANGE_SKIP,
+    MEMSWAP_RANGE_STOP,
+} MemswapRangeStep;
+
+/* Asked before each region in which there is something to do. */
+typedef MemswapRangeStep MemswapRangeAsk(void *opaque,
+                                         MemswapRegion *region);
+
+/*
+ * Take out pages [@page, @end), which lie in the block; *@gone grows by the
+ * bytes.  False if @ask said stop.
+ */
+bool memswap_range_reclaim(MemswapBlock *block, uint64_t page, uint64_t end,
+                           MemswapTake take, MemswapRangeAsk *ask,
+                           void *opaque, uint64_t *gone);
+/* At the end of it. */
+void memswap_range_reclaimed(MemswapEngine *engine, uint64_t gone);
 
 /* evict.c */
 

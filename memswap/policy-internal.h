@@ -213,11 +213,24 @@ int memswap_policy_op_reverse(MemswapPolicyHost *host, uint32_t number,
                               uint64_t page, uint64_t *root,
                               uint64_t *address);
 
+/*
+ * ranges.c: bring in pages [@page, @end), region by region, as
+ * memswap_prefetch_range() does; *@done grows by their number.  False if @ask
+ * said stop, or there was no room.
+ */
+bool memswap_range_prefetch(MemswapPolicyHost *host, MemswapBlock *block,
+                            uint64_t page, uint64_t end, bool last,
+                            MemswapPolicyPriority priority,
+                            MemswapRangeAsk *ask, void *opaque,
+                            uint64_t *done);
+
 /* prefetch.c */
 void memswap_prefetch_init(MemswapPolicyHost *host);
 /*
  * Bring in those of the pages that are stored, until there is no room.
- * *@more is set to false then.  Returns how many came.
+ * *@more is set to false then.  Returns how many came.  @host: the policy that
+ * asked; NULL: somebody outside, for whom nothing is watched or throttled, and
+ * who waits for no policy's turn.
  */
 uint64_t memswap_prefetch_range(MemswapPolicyHost *host,
                                 MemswapBlock *block, uint64_t first,

@@ -206,37 +206,24 @@ static bool pay_trial(Reclaim *reclaim, MemswapRegion *region)
     return !reclaim->broke;
 }
 
-static void reclaim_range(Reclaim *reclaim, MemswapBlock *block,
-                          uint64_t page, uint64_t end)
+static MemswapRangeStep ask_reclaim(void *opaque, MemswapRegion *region)
 {
-    while (page < end && reclaim->gone < RECLAIM_MAX &&
-           !atomic_load(&block->dead)) {
-        uint64_t number = page / block->region_pages;
-        uint64_t stop = MIN(end, memswap_region_end(block, number));
-        MemswapRegion *region = &block->regions[number];
+    Reclaim *reclaim = opaque;
 
-        if (atomic_load(&region->resident) &&
-            !kept_from(reclaim->host, region)) {
-            if (!pay_trial(reclaim, region)) {
-                return;
-            }
-            reclaim->gone += memswap_reclaim_pages(block, page, stop,
-                                                   reclaim->cold);
-        }
-        page = stop;
+    if (reclaim->gone >= RECLAIM_MAX) {
+        return MEMSWAP_RANGE_STOP;
     }
+    if (kept_from(reclaim->host, region)) {
+        return MEMSWAP_RANGE_SKIP;
+    }
+    return pay_trial(reclaim, region) ? MEMSWAP_RANGE_GO :
+                                        MEMSWAP_RANGE_STOP;
 }
 
-/* Pages left: whoever waits for room, and the pool, are to profit. */
 static int64_t reclaimed(MemswapPolicyHost *host, uint64_t gone)
 {
-    MemswapEngine *engine = host->engine;
-
-    if (gone) {
-        memswap_count(host->n_reclaimed, gone);
-        memswap_room_made(engine);
-        engine->store->ops->maintain(engine->store);
-    }
+    memswap_count(host->n_reclaimed, gone);
+    memswap_range_reclaimed(host->engine, gone);
     return memswap_request_end(host, gone);
 }
 
@@ -248,6 +235,7 @@ static int64_t op_reclaim(MemswapPolicyHost *host,
         .host = host,
         .cold = flags & MEMSWAP_POLICY_COLD,
     };
+    bool more = true;
     int ret = memswap_request_begin(host, ASKS_RECLAIM, 1);
 
     if (ret) {
@@ -258,13 +246,16 @@ static int64_t op_reclaim(MemswapPolicyHost *host,
     if (ret) {
         return memswap_request_end(host, ret);
     }
-    for (uint32_t i = 0; i < n && reclaim.gone < RECLAIM_MAX &&
-                         !reclaim.broke; i++) {
+    for (uint32_t i = 0; i < n && more; i++) {
         MemswapBlock *block = range_block(host, &ranges[i]);
 
         if (block) {
-            reclaim_range(&reclaim, block, ranges[i].page,
-                          ranges[i].page + ranges[i].n);
+            more = memswap_range_reclaim(block, ranges[i].page,
+                                         ranges[i].page + ranges[i].n,
+                                         reclaim.cold ? MEMSWAP_TAKE_COLD :
+                                                        MEMSWAP_TAKE_ALL,
+                                         ask_reclaim, &reclaim,
+                                         &reclaim.gone);
             memswap_block_unref(block);
         }
     }
@@ -284,11 +275,25 @@ static int64_t op_reclaim_bytes(MemswapPolicyHost *host, uint64_t bytes)
                                                   MIN(bytes, RECLAIM_MAX)));
 }
 
+typedef struct Deadline {
+    MemswapEngine *engine;
+    int64_t at;                 /* 0: none */
+} Deadline;
+
+/* Asked region by region. */
+static MemswapRangeStep ask_deadline(void *opaque, MemswapRegion *region)
+{
+    Deadline *deadline = opaque;
+
+    return deadline->at && memswap_now(deadline->engine) >= deadline->at ?
+           MEMSWAP_RANGE_STOP : MEMSWAP_RANGE_GO;
+}
+
 static int64_t op_prefetch(MemswapPolicyHost *host,
                            const MemswapPolicyRange *ranges, uint32_t n,
                            uint32_t priority, int64_t deadline)
 {
-    MemswapEngine *engine = host->engine;
+    Deadline until = { .engine = host->engine, .at = deadline };
     bool more = true;
     uint64_t done = 0;
     int ret = memswap_request_begin(host, ASKS_PREFETCH, 1);
@@ -303,24 +308,12 @@ static int64_t op_prefetch(MemswapPolicyHost *host,
     }
     for (uint32_t i = 0; i < n && more; i++) {
         MemswapBlock *block = range_block(host, &ranges[i]);
-        uint64_t page = ranges[i].page;
-        uint64_t stop = page + ranges[i].n;
 
-        /* region by region, to look at the clock in between */
-        while (block && page < stop && more && !atomic_load(&block->dead)) {
-            uint64_t part = MIN(stop, memswap_region_end(
-                                          block, page / block->region_pages));
-
-            if (deadline && memswap_now(engine) >= deadline) {
-                more = false;
-                break;
-            }
-            done += memswap_prefetch_range(host, block, page, part,
-                                           i == n - 1 && part == stop,
-                                           priority, &more);
-            page = part;
-        }
         if (block) {
+            more = memswap_range_prefetch(host, block, ranges[i].page,
+                                          ranges[i].page + ranges[i].n,
+                                          i == n - 1, priority, ask_deadline,
+                                          &until, &done);
             memswap_block_unref(block);
         }
     }

@@ -104,10 +104,10 @@ static bool others_hungry(MemswapPolicyHost *host, int64_t now)
     return hungry;
 }
 
-static bool has_room(MemswapPolicyHost *host, MemswapBlock *block, uint64_t n,
+static bool has_room(MemswapBlock *block, uint64_t n,
                      MemswapPolicyPriority priority)
 {
-    MemswapEngine *engine = host->engine;
+    MemswapEngine *engine = block->engine;
     uint64_t limit = atomic_load(&engine->limit);
 
     return atomic_load(&engine->charged) + (n << block->page_shift) +
@@ -201,19 +201,28 @@ static uint64_t bring_hugepages(MemswapBlock *block, uint64_t first,
     return n;
 }
 
+/* For nobody who would want to know whether they are touched. */
+static uint64_t bring_unwatched(MemswapBlock *block, uint64_t first,
+                                uint64_t end, bool *more)
+{
+    unsigned int stored = 0;
+
+    if (block->page_size != SMALL_PAGE) {
+        return bring_hugepages(block, first, end, more);
+    }
+    return memswap_bring_in(block, first, end, false, &stored);
+}
+
 /* Pages that are all stored, but for a change just now. */
-static uint64_t bring_run(MemswapPolicyHost *host, MemswapBlock *block,
-                          uint64_t first, uint64_t end, bool last,
-                          bool *more)
+static uint64_t bring_watched_run(MemswapPolicyHost *host,
+                                  MemswapBlock *block,
+                                  uint64_t first, uint64_t end, bool last)
 {
     PolicyGovernor *governor = &host->governor;
     uint64_t every = MAX(WATCH_EVERY * atomic_load(&governor->rate) /
                          RATE_FULL, 1);
     uint64_t done = 0;
 
-    if (block->page_size != SMALL_PAGE) {
-        return bring_hugepages(block, first, end, more);
-    }
     while (first < end) {
         uint64_t plain = MIN(end - first, every - 1 -
                              MIN(governor->since_watched, every - 1));
@@ -253,7 +262,7 @@ uint64_t memswap_prefetch_range(MemswapPolicyHost *host,
     int64_t now = memswap_policy_real_time();
     uint64_t done = 0;
 
-    if (others_hungry(host, now)) {
+    if (host && others_hungry(host, now)) {
         *more = false;
         return 0;
     }
@@ -268,16 +277,24 @@ uint64_t memswap_prefetch_range(MemswapPolicyHost *host,
             first += MAX(map_tried(block, first, end), 1);
             continue;
         }
-        if (!has_room(host, block, n, priority)) {
-            atomic_store(&host->hungry_until, now + HUNGRY_NS);
+        if (!has_room(block, n, priority)) {
+            if (host) {
+                atomic_store(&host->hungry_until, now + HUNGRY_NS);
+            }
             *more = false;
             break;
         }
-        allowed = throttle(host, n);
-        done += bring_run(host, block, first, first + allowed,
-                          last && first + allowed == end, more);
+        allowed = host ? throttle(host, n) : n;
+        if (host && block->page_size == SMALL_PAGE) {
+            done += bring_watched_run(host, block, first, first + allowed,
+                                      last && first + allowed == end);
+        } else {
+            done += bring_unwatched(block, first, first + allowed, more);
+        }
         first += n;
     }
-    memswap_count(host->n_prefetched, done);
+    if (host) {
+        memswap_count(host->n_prefetched, done);
+    }
     return done;
 }

@@ -163,6 +163,23 @@ uint64_t memswap_reclaim_pages(MemswapBlock *block, uint64_t first,
     return gone;
 }
 
+void memswap_trial_range(MemswapBlock *block, uint64_t first, uint64_t end)
+{
+    uint64_t number = first / block->region_pages;
+    MemswapRegion *region = &block->regions[number];
+
+    if (first == end || !memswap_region_try_own(region)) {
+        return;
+    }
+    if (!memswap_region_large(region)) {
+        trial_pages(block, first, end);
+    } else if (first == memswap_region_first(block, number) &&
+               end == memswap_region_end(block, number)) {
+        memswap_huge_trial(block, number);
+    }
+    memswap_region_disown(region);
+}
+
 uint64_t memswap_reclaim_round(MemswapEngine *engine)
 {
     unsigned int n = atomic_load(&engine->n_slots);

@@ -506,6 +506,54 @@ int memswap_discard(MemswapEngine *engine, const void *host, uint64_t size);
  */
 uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size);
 
+/* A part of a block, which is known by its name; see MemswapBlockInfo. */
+typedef struct MemswapRange {
+    const char *block;
+    uint64_t offset;       /* bytes; multiples of the block's page size */
+    uint64_t size;
+} MemswapRange;
+
+/* Ranges that one call may name. */
+#define MEMSWAP_MAX_RANGES 1024
+
+/* Asked before each region of a long work: false ends it. */
+typedef bool MemswapGoOn(void *opaque);
+
+/**
+ * memswap_reclaim_ranges: take out what somebody names, now
+ * @ranges: may overlap; stay the caller's
+ * @cold: take only pages that were put on trial and not touched since, then
+ *        put the others on trial.  So a second call, some time later, takes
+ *        what nobody touched in between.
+ * @go_on: NULL: to the end
+ * @error: as in memswap_engine_new()
+ *
+ * Works in the calling thread, in the order given.  Pages that are pinned, or in
+ * somebody's hands, stay.  A region that is one huge page goes whole or not at
+ * all, so only if a range holds all of it.  What policies want to keep goes all
+ * the same.
+ *
+ * Returns the bytes that left the page cache; -EINVAL, with nothing done, for
+ * too many ranges, a block that is not managed, an offset or size that is no
+ * multiple of its page size, an end beyond its own.
+ */
+int64_t memswap_reclaim_ranges(MemswapEngine *engine,
+                               const MemswapRange *ranges, unsigned int n,
+                               bool cold, MemswapGoOn *go_on, void *opaque,
+                               char **error);
+
+/**
+ * memswap_prefetch: bring in what somebody names, now
+ *
+ * Arguments are those of memswap_reclaim_ranges(), and so are the errors.  Only
+ * what was taken out comes.  Nothing leaves for it: it ends when the evictors
+ * would have to work, or a block of hugepages finds none free.  Returns the
+ * bytes that came.
+ */
+int64_t memswap_prefetch(MemswapEngine *engine, const MemswapRange *ranges,
+                         unsigned int n, MemswapGoOn *go_on, void *opaque,
+                         char **error);
+
 /**
  * memswap_hold_nobody: from now on, no fault waits for room
  * @begin: true to begin, false to end; the two nest

@@ -562,6 +562,35 @@ static void test_skip(void)
     g_test_skip("no free hugepages, and no right to have some made");
 }
 
+/* What is named from outside leaves, and comes, by whole pages. */
+static void test_ranges(void)
+{
+    Harness *h = harness_hugetlb(PAGES);
+    MemswapRange range = {
+        .block = h->ram.block->name, .offset = HUGE_SIZE,
+        .size = 2 * HUGE_SIZE,
+    };
+
+    for (uint64_t page = 0; page < 4; page++) {
+        huge_fill(h, page, 2 * page + 1);
+    }
+    harness_settle(h);
+    g_assert_cmpint(memswap_reclaim_ranges(h->engine, &range, 1, false, NULL,
+                                           NULL, NULL), ==, 2 * HUGE_SIZE);
+    g_assert_cmpint(ram_state(&h->ram, 0), ==, MEMSWAP_RESIDENT);
+    g_assert_cmpint(ram_state(&h->ram, 2), ==, MEMSWAP_STORED);
+    g_assert_cmpint(memswap_prefetch(h->engine, &range, 1, NULL, NULL, NULL),
+                    ==, 2 * HUGE_SIZE);
+    range.offset = PAGE;
+    g_assert_cmpint(memswap_prefetch(h->engine, &range, 1, NULL, NULL, NULL),
+                    ==, -EINVAL);
+    for (uint64_t page = 0; page < 4; page++) {
+        huge_check(h, page, 2 * page + 1);
+    }
+    harness_check(h);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -571,6 +600,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/hugetlb/absent", test_absent);
     g_test_add_func("/hugetlb/round", test_round);
+    g_test_add_func("/hugetlb/ranges", test_ranges);
     g_test_add_func("/hugetlb/access-string", test_access_string);
     g_test_add_func("/hugetlb/warm", test_warm);
     g_test_add_func("/hugetlb/same", test_same);
