@@ -103,12 +103,20 @@ uint32_t memswap_refault_distance(MemswapEngine *engine,
            atomic_load_explicit(&region->evicted_at, memory_order_relaxed);
 }
 
-void memswap_age_refaulted(MemswapEngine *engine, MemswapRegion *region)
+unsigned int memswap_age_rounds(MemswapRegion *region)
 {
+    return AGE_ROUNDS(atomic_load_explicit(&region->age,
+                                           memory_order_relaxed));
+}
+
+void memswap_age_refaulted(MemswapBlock *block, MemswapRegion *region)
+{
+    MemswapEngine *engine = block->engine;
     uint32_t distance = memswap_refault_distance(engine, region);
     unsigned int bucket = distance ? 31 - __builtin_clz(distance) : 0;
 
     memswap_count(engine->distances[bucket], 1);
+    memswap_curve_add(block, distance);
 }
 
 void memswap_age_behind(MemswapBlock *block, uint64_t number)

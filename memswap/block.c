@@ -173,6 +173,7 @@ static void block_free_arrays(MemswapBlock *block)
         munmap(block->regions, block->n_regions * sizeof(*block->regions));
         block->regions = NULL;
     }
+    memswap_samples_close(block);
     memswap_hugetlb_close(block);
     g_clear_pointer(&block->name, g_free);
 }
@@ -202,7 +203,7 @@ static MemswapBlock *block_new(MemswapEngine *engine,
     block->huge = engine->huge && info->page_size < MEMSWAP_REGION_SIZE &&
                   (uintptr_t)info->host % MEMSWAP_REGION_SIZE == 0 &&
                   info->fd_offset % MEMSWAP_REGION_SIZE == 0;
-    if (!block->words || !block->regions) {
+    if (!block->words || !block->regions || memswap_samples_open(block)) {
         block_free_arrays(block);
         g_free(block);
         return NULL;

@@ -328,6 +328,7 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     engine->reserve_high = MAX(config->reserve_low, config->reserve_high);
     apply_settings(engine, &config->settings);
     memswap_readahead_init(engine);
+    memswap_workingset_init(engine);
     memswap_policies_init(engine);
     if (config->huge_regions) {
         memswap_huge_probe(engine);

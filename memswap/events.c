@@ -56,6 +56,7 @@ void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
     bool force;
     MemswapOutcome outcome = fill(block, page, tid, &force, &kind);
 
+    memswap_touched(block, page, since);
     if (outcome == MEMSWAP_NO_ROOM) {
         memswap_stall(block, page, since, force);
     } else if (outcome == MEMSWAP_DONE) {
@@ -116,6 +117,7 @@ static void resolve_here(MemswapBlock *block, const void *host)
     MemswapOutcome outcome = fill(block, page, 0, &force, &kind);
     bool held_back = outcome == MEMSWAP_NO_ROOM;
 
+    memswap_touched(block, page, since);
     if (held_back) {
         outcome = memswap_stall_here(block, page, force, &kind);
     }

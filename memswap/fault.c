@@ -198,7 +198,7 @@ static void fill_account(MemswapBlock *block, uint64_t page, uint64_t old,
         return;
     }
     memswap_count(engine->refaults, 1);
-    memswap_age_refaulted(engine, memswap_page_region(block, page));
+    memswap_age_refaulted(block, memswap_page_region(block, page));
     if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(FILLED))) {
         memswap_policy_emit(engine, MEMSWAP_POLICY_FILLED, block, page, 1);
     }

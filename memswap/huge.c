@@ -308,6 +308,7 @@ uint64_t memswap_huge_trial(MemswapBlock *block, uint64_t number)
     if (streak >= FINE_EVERY) {
         memswap_huge_fine(region);
     }
+    memswap_note_time(engine);
     memswap_region_zap_begin(region);
     waiting = huge_mark(block, first, &end);
     if (waiting && madvise(memswap_page_host(block, first),

@@ -43,6 +43,10 @@
 
 /* Slots in the table of blocks. */
 #define MEMSWAP_MAX_BLOCKS 1024
+/* Buckets for 32-bit values, eight for each power of two. */
+#define MEMSWAP_EIGHTHS 240
+/* The curve counts in pages of 4 KiB. */
+#define MEMSWAP_CURVE_SHIFT 12
 /* Regions behind sequences of faults that are remembered. */
 #define MEMSWAP_BEHIND_MAX 8
 /* A store's owner names a page by its block's slot and its number in it. */
@@ -82,6 +86,8 @@ typedef struct MemswapRegion {
     _Atomic uint32_t age;
     _Atomic uint32_t evicted_at;    /* engine->evictions, its lower half */
     _Atomic uint32_t passed_at; /* the same, when a sequence had passed */
+    /* a fault was seen: seconds of the clock, from 1; see workingset.c */
+    _Atomic uint32_t touched_at;
     /* MEMSWAP_HUGE_*; the owner of the region writes it, anybody reads it */
     _Atomic uint32_t huge;
 } MemswapRegion;
@@ -107,6 +113,12 @@ typedef struct MemswapRegion {
 #define MEMSWAP_HUGE_REST_SHIFT 16
 #define MEMSWAP_HUGE_REST      (0xffu << MEMSWAP_HUGE_REST_SHIFT)
 
+/* A page that stands for its neighbours; see workingset.c.  0: never. */
+typedef struct MemswapSample {
+    _Atomic uint32_t touched_at;
+    _Atomic uint32_t unmapped_at;
+} MemswapSample;
+
 struct MemswapBlock {
     MemswapEngine *engine;
     char *name;
@@ -123,6 +135,9 @@ struct MemswapBlock {
     uint8_t *alias;             /* of hugepages, see hugetlb.c; else NULL */
     MemswapWord *words;         /* n_pages, zero memory until touched */
     MemswapRegion *regions;     /* n_regions, the same */
+    MemswapSample *samples;     /* one of each 2^sample_shift pages */
+    unsigned int sample_shift;
+    uint64_t n_samples;
     bool huge;                  /* its regions may become huge */
     _Atomic uint64_t huge_regions;
     /*
@@ -208,6 +223,19 @@ typedef struct MemswapHelpers {
     GArray *slow;               /* of MemswapSlow, in the order of time */
     unsigned int away;          /* other threads that are in slow fills */
 } MemswapHelpers;
+
+/* What the curve of refaults is made of; see workingset.c. */
+typedef struct MemswapWorkingset {
+    _Atomic uint32_t now;       /* seconds, when it was looked at last */
+    _Atomic uint32_t decayed_at;    /* the same of decayed_ns */
+    _Atomic uint64_t counts[MEMSWAP_EIGHTHS];
+    _Atomic bool busy;          /* who set it has what follows */
+    int64_t decayed_ns;
+    uint64_t taken[MEMSWAP_EIGHTHS];    /* of counts */
+    double sums[MEMSWAP_EIGHTHS];
+    double time;                /* seconds, weighted alike */
+} MemswapWorkingset;
+
 /* The policies; see policy-internal.h. */
 typedef struct MemswapPolicies {
     GMutex admin_lock;
@@ -325,6 +353,7 @@ struct MemswapEngine {
     _Atomic uint64_t collapses, collapse_failures, splits;
     _Atomic uint64_t latency[MEMSWAP_LATENCY_BUCKETS];
     _Atomic uint64_t distances[MEMSWAP_DISTANCE_BUCKETS];
+    MemswapWorkingset workingset;
 };
 
 /* Counters are statistics: no order with anything else is implied. */
@@ -499,7 +528,9 @@ bool memswap_age_pass(MemswapRegion *region);
 void memswap_age_looked(MemswapRegion *region, uint64_t tried, uint64_t gone);
 /* Pages of the region left, or came back. */
 void memswap_age_evicted(MemswapEngine *engine, MemswapRegion *region);
-void memswap_age_refaulted(MemswapEngine *engine, MemswapRegion *region);
+void memswap_age_refaulted(MemswapBlock *block, MemswapRegion *region);
+/* How many rounds the region was passed by after its last trial, at most 15. */
+unsigned int memswap_age_rounds(MemswapRegion *region);
 /* The hand is to pass the region by for so many rounds. */
 void memswap_age_set(MemswapRegion *region, unsigned int rounds);
 /* The same, as often as can be, for the policy in slot @keeper - 1. */
@@ -517,6 +548,29 @@ bool memswap_age_streaming(MemswapEngine *engine);
 /* Such a region that is to go first; its block is counted in.  NULL: none. */
 MemswapBlock *memswap_age_take_behind(MemswapEngine *engine,
                                       uint64_t *number);
+
+/* workingset.c */
+
+void memswap_workingset_init(MemswapEngine *engine);
+int memswap_samples_open(MemswapBlock *block);
+void memswap_samples_close(MemswapBlock *block);
+/* The bucket of a value, of MEMSWAP_EIGHTHS. */
+unsigned int memswap_eighth(uint32_t value);
+/* A fault on the page, at @when, shows that it is in use. */
+void memswap_touched(MemswapBlock *block, uint64_t page, int64_t when);
+/* Before pages are unmapped: what time it is. */
+void memswap_note_time(MemswapEngine *engine);
+/* The page is about to be unmapped; from then on touches are seen. */
+void memswap_unmapped(MemswapBlock *block, uint64_t page);
+/* Seconds since a fault in the region; UINT32_MAX: there was none. */
+uint32_t memswap_region_idle(MemswapRegion *region, int64_t now);
+/* A page of the block came back after so many of its pages had left. */
+void memswap_curve_add(MemswapBlock *block, uint32_t distance);
+
+/* map.c */
+
+/* How much of @whole is @part, in a byte: 0 and 255 are none and all. */
+uint8_t memswap_map_share(uint64_t part, uint64_t whole);
 
 /* copies.c */
 

@@ -166,6 +166,7 @@ static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait)
                              &kind)) {
         case MEMSWAP_DONE:
             if (pin) {
+                memswap_touched(block, page, memswap_now(block->engine));
                 return 0;
             }
             memswap_region_zap_wait(memswap_page_region(block, page));

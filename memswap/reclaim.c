@@ -39,6 +39,7 @@ bool memswap_trial_mark(MemswapBlock *block, uint64_t page, uint64_t *seen)
         if (memswap_word_cas(word, seen, new)) {
             memswap_count(block->engine->trial_pages,
                           (int64_t)block->page_size);
+            memswap_unmapped(block, page);
             *seen = new;
             return true;
         }
@@ -91,6 +92,7 @@ static uint64_t trial_pages(MemswapBlock *block, uint64_t first, uint64_t end)
     uint64_t run_first = end, run_end = end, run_waiting = 0;
     uint64_t waiting = 0;
 
+    memswap_note_time(block->engine);
     memswap_region_zap_begin(region);
     for (uint64_t page = first; page < end; page++) {
         uint64_t word;

@@ -585,6 +585,85 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats);
  */
 void memswap_block_get_stats(MemswapBlock *block, MemswapBlockStats *stats);
 
+/* The map: a region, or several of one block, in a few bytes. */
+typedef struct MemswapMapCell {
+    /*
+     * Shares of the cell's pages that are in memory, and that are stored (or
+     * same-filled).  0: none, 255: all, else 1 + 254 * part / whole.
+     */
+    uint8_t resident;
+    uint8_t stored;
+    /*
+     * Seconds since a fault was seen in it, the latest if it is of several
+     * regions: up to 7 as they are, from there n stands for at least
+     * (8 + n % 8) << (n / 8 - 1) and less than what n + 1 stands for.
+     * MEMSWAP_MAP_NEVER: never.  No fault means no touch only for what
+     * was on trial since.
+     */
+    uint8_t idle;
+    /*
+     * For how many rounds the clock left it alone after it looked at it the
+     * last time, 0 to 15, the most of several: about how warm it was.
+     */
+    uint8_t heat;
+} MemswapMapCell;
+
+#define MEMSWAP_MAP_NEVER 255
+
+/**
+ * memswap_block_map: show where a block's memory is
+ * @start: bytes, where the first cell begins; a multiple of the region size
+ * @granularity: bytes a cell; a multiple of the region size
+ * @cells: room for @n
+ *
+ * The block must stay until this returns.  Never blocks; takes some tens
+ * of ms for a terabyte.  Returns the number of cells, fewer than @n where the block ends;
+ * -EINVAL for what is no such multiple.
+ */
+int64_t memswap_block_map(MemswapBlock *block, uint64_t start,
+                          uint64_t granularity, uint64_t n,
+                          MemswapMapCell *cells);
+
+/* The guest's working set in the last so many seconds; see workingset.c. */
+typedef struct MemswapWindow {
+    uint32_t seconds;
+    uint64_t at_least;     /* bytes seen to be touched */
+    /* Of these and others that were mapped, so that touches aren't seen. */
+    uint64_t at_most;
+} MemswapWindow;
+
+/* A minute, ten minutes, an hour. */
+#define MEMSWAP_WINDOWS 3
+
+/**
+ * memswap_get_working_sets: estimate working sets
+ *
+ * Exact for blocks of up to 65,536 pages; for larger ones from a sample, with a
+ * standard error of at most 0.28 % of the block.  Never blocks; takes some ms.
+ */
+void memswap_get_working_sets(MemswapEngine *engine,
+                              MemswapWindow sets[MEMSWAP_WINDOWS]);
+
+/* With so much resident, so many refaults a second would be left. */
+typedef struct MemswapCurvePoint {
+    uint64_t resident;     /* bytes */
+    double refaults;
+} MemswapCurvePoint;
+
+#define MEMSWAP_CURVE_POINTS 242
+
+/**
+ * memswap_get_curve: refaults a second against resident size
+ * @points: room for MEMSWAP_CURVE_POINTS
+ *
+ * The first is what is resident and the refaults there are now, each other one
+ * is where some of these end.  Between two, the rate is that of the first.  A
+ * weighted mean, half of whose weight is in the last ten minutes.  Returns the
+ * number of points, at least 1.
+ */
+unsigned int memswap_get_curve(MemswapEngine *engine,
+                               MemswapCurvePoint *points);
+
 /**
  * memswap_latency_percentile: a percentile of a latency histogram
  * @percent: above 0, up to 100

@@ -119,7 +119,10 @@ MemswapRamBlockList *memswap_ram_query(void);
 /* pins.c: pin what was mapped before the engine ran. */
 void memswap_pins_start(MemswapEngine *engine);
 
-/* qmp.c: a reclaim under way ends early. */
+/* qmp.c: the engine, or an error that says how to have one. */
+MemswapEngine *memswap_engine_or_error(Error **errp);
+
+/* ranges.c: a reclaim or prefetch under way ends early. */
 void memswap_reclaim_stop(void);
 
 /*

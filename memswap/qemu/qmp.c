@@ -9,14 +9,11 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/thread-pool.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-memswap.h"
 #include "qapi/util.h"
 #include "qemu/lockable.h"
 #include "qemu/thread.h"
-#include "qemu/timer.h"
-#include "qemu/units.h"
 #include "glue.h"
 
 /* Makes reading, changing and writing the settings one step. */
@@ -170,7 +167,7 @@ MemswapInfo *qmp_query_memswap(Error **errp)
     return info;
 }
 
-static MemswapEngine *engine_or_error(Error **errp)
+MemswapEngine *memswap_engine_or_error(Error **errp)
 {
     MemswapEngine *engine = memswap_engine();
 
@@ -190,7 +187,7 @@ void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
                      bool has_when_full, MemswapWhenFull when_full,
                      Error **errp)
 {
-    MemswapEngine *engine = engine_or_error(errp);
+    MemswapEngine *engine = memswap_engine_or_error(errp);
     g_autofree char *message = NULL;
     MemswapSettings settings;
 
@@ -229,69 +226,11 @@ void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
     }
 }
 
-/* All monitors wait for one command that isn't out of band. */
-#define RECLAIM_NS (5 * NANOSECONDS_PER_SECOND)
-/* Between two looks at the clock. */
-#define RECLAIM_SLICE (8 * MiB)
-
-static bool reclaim_stopped;
-
-typedef struct ReclaimJob {
-    MemswapEngine *engine;
-    uint64_t size;
-} ReclaimJob;
-
-void memswap_reclaim_stop(void)
-{
-    qatomic_set(&reclaim_stopped, true);
-}
-
-/* Runs in a worker thread: compressing takes seconds a gigabyte. */
-static int reclaim(void *opaque)
-{
-    ReclaimJob *job = opaque;
-    int64_t end = qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + RECLAIM_NS;
-    uint64_t got = 0;
-
-    while (got < job->size && !qatomic_read(&reclaim_stopped) &&
-           qemu_clock_get_ns(QEMU_CLOCK_REALTIME) < end) {
-        uint64_t slice = memswap_reclaim(job->engine,
-                                         MIN(job->size - got, RECLAIM_SLICE));
-
-        if (!slice) {
-            break;
-        }
-        got += slice;
-    }
-    job->size = got;
-    return 0;
-}
-
 void qmp_memswap_forget_lost(Error **errp)
 {
-    MemswapEngine *engine = engine_or_error(errp);
+    MemswapEngine *engine = memswap_engine_or_error(errp);
 
     if (engine) {
         memswap_forget_lost(engine);
     }
-}
-
-MemswapReclaimResult *coroutine_fn qmp_memswap_reclaim(uint64_t size,
-                                                       Error **errp)
-{
-    ReclaimJob job = { .engine = engine_or_error(errp), .size = size };
-    MemswapReclaimResult *result;
-
-    if (!job.engine) {
-        return NULL;
-    }
-    if (size == 0 || size > memswap_object()->max_ram) {
-        error_setg(errp, "memswap: size must be more than 0 and at most guest"
-                   " RAM, %" PRIu64 " bytes", memswap_object()->max_ram);
-        return NULL;
-    }
-    thread_pool_submit_co(reclaim, &job);
-    result = g_new(MemswapReclaimResult, 1);
-    result->reclaimed = job.size;
-    return result;
 }

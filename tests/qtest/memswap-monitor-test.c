@@ -152,7 +152,7 @@ static void reclaim_range(void)
     expect_error(qts, "size must be more than 0 and at most guest RAM,"
                  " 134217728 bytes", "{ 'execute': 'memswap-reclaim',"
                  " 'arguments': { 'size': 134217729 } }");
-    expect_error(qts, "Parameter 'size' is missing",
+    expect_error(qts, "one of size and ranges is needed",
                  "{ 'execute': 'memswap-reclaim' }");
 
     resident = number(qts, "memory", "resident");
