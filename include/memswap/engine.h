@@ -616,9 +616,9 @@ typedef struct MemswapMapCell {
  * @granularity: bytes a cell; a multiple of the region size
  * @cells: room for @n
  *
- * The block must stay until this returns.  Never blocks; takes some tens
- * of ms for a terabyte.  Returns the number of cells, fewer than @n where the block ends;
- * -EINVAL for what is no such multiple.
+ * The block must stay until this returns.  Never blocks; takes some tens of ms
+ * for a terabyte.  Returns the number of cells, fewer than @n where the block
+ * ends; -EINVAL for what is no such multiple.
  */
 int64_t memswap_block_map(MemswapBlock *block, uint64_t start,
                           uint64_t granularity, uint64_t n,

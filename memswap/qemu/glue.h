@@ -115,9 +115,23 @@ void memswap_sigbus_cancel(void);
 bool memswap_ram_check(Error **errp);
 bool memswap_ram_start(MemswapEngine *engine, Error **errp);
 MemswapRamBlockList *memswap_ram_query(void);
+/*
+ * Call @one for each managed block, or that of this name, until it returns
+ * false.  They stay meanwhile: to be called with the BQL.  Returns the number
+ * of blocks.
+ */
+unsigned int memswap_ram_each(const char *name,
+                              bool (*one)(MemswapBlock *block,
+                                          const char *name, uint64_t size,
+                                          void *opaque),
+                              void *opaque);
 
 /* pins.c: pin what was mapped before the engine ran. */
 void memswap_pins_start(MemswapEngine *engine);
+
+/* map.c: for query-memswap */
+MemswapWorkingSetList *memswap_query_working_sets(MemswapEngine *engine);
+MemswapRefaultPointList *memswap_query_curve(MemswapEngine *engine);
 
 /* qmp.c: the engine, or an error that says how to have one. */
 MemswapEngine *memswap_engine_or_error(Error **errp);

@@ -128,6 +128,40 @@ static void print_reclaim(GString *text, const MemswapReclaimInfo *reclaim)
                            reclaim->stall_ns / 1e9);
 }
 
+static void print_working_sets(GString *text,
+                               const MemswapWorkingSetList *list)
+{
+    g_string_append(text, "working set, at least, and with what was mapped\n");
+    for (; list; list = list->next) {
+        g_autofree char *least = size_to_str(list->value->at_least);
+        g_autofree char *most = size_to_str(list->value->at_most);
+        g_autofree char *name = g_strdup_printf("last %u min",
+                                                list->value->seconds / 60);
+
+        g_string_append_printf(text, "  %-18s %s, %s\n", name, least, most);
+    }
+}
+
+/*
+ * The points at which the rate has fallen to three quarters of that in the
+ * line before: as many as a screen has room for.
+ */
+static void print_curve(GString *text, const MemswapRefaultPointList *list)
+{
+    double last = -1;
+
+    g_string_append(text, "refaults a second, if so much were resident\n");
+    for (; list; list = list->next) {
+        if (last < 0 || !list->next || list->value->refaults <= last * 0.75) {
+            g_autofree char *size = size_to_str(list->value->resident);
+
+            g_string_append_printf(text, "  %-18s %.1f\n", size,
+                                   list->value->refaults);
+            last = list->value->refaults;
+        }
+    }
+}
+
 static void print_blocks(GString *text, const MemswapRamBlockList *list)
 {
     g_string_append(text, "blocks\n");
@@ -192,6 +226,8 @@ static HumanReadableText *info_memswap(Error **errp)
         print_pool(text, info->pool);
         print_faults(text, info->faults);
         print_reclaim(text, info->reclaim);
+        print_working_sets(text, info->working_sets);
+        print_curve(text, info->refault_curve);
         print_policies(text, info->policies);
         print_blocks(text, info->blocks);
     }

@@ -159,6 +159,10 @@ MemswapInfo *qmp_query_memswap(Error **errp)
         info->pool = query_pool(&stats);
         info->faults = query_faults(&stats);
         info->reclaim = query_reclaim(&stats);
+        info->has_working_sets = true;
+        info->working_sets = memswap_query_working_sets(engine);
+        info->has_refault_curve = true;
+        info->refault_curve = memswap_query_curve(engine);
         info->has_blocks = true;
         info->blocks = memswap_ram_query();
         info->has_policies = true;

@@ -438,3 +438,24 @@ MemswapRamBlockList *memswap_ram_query(void)
     }
     return list;
 }
+
+unsigned int memswap_ram_each(const char *name,
+                              bool (*one)(MemswapBlock *block,
+                                          const char *name, uint64_t size,
+                                          void *opaque),
+                              void *opaque)
+{
+    unsigned int n = 0;
+    Ram *ram;
+
+    QTAILQ_FOREACH(ram, &rams, next) {
+        if (!ram->block || (name && strcmp(name, ram->name))) {
+            continue;
+        }
+        n++;
+        if (!one(ram->block, ram->name, ram->size, opaque)) {
+            break;
+        }
+    }
+    return n;
+}
