@@ -175,6 +175,205 @@ static void reclaim_range(void)
     qtest_quit(qts);
 }
 
+static uint64_t ranges(QTestState *qts, const char *command,
+                       const char *result, const char *list,
+                       const char *more)
+{
+    g_autoptr(QDict) response = NULL;
+    QDict *error;
+
+    qtest_qmp_send_raw(qts, "{ 'execute': '%s', 'arguments': { 'ranges': [%s]"
+                       "%s } }", command, list, more);
+    response = qtest_qmp_receive(qts);
+    error = qdict_get_qdict(response, "error");
+    g_assert_cmpstr(error ? qdict_get_str(error, "desc") : NULL, ==, NULL);
+    return qdict_get_int(qdict_get_qdict(response, "return"), result);
+}
+
+static void refuse_ranges(QTestState *qts, const char *list,
+                          const char *message)
+{
+    static const char *const commands[] = {
+        "memswap-reclaim", "memswap-prefetch",
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(commands); i++) {
+        g_autoptr(QDict) response = NULL;
+        const char *text;
+
+        qtest_qmp_send_raw(qts, "{ 'execute': '%s', 'arguments': {"
+                           " 'ranges': [%s] } }", commands[i], list);
+        response = qtest_qmp_receive(qts);
+        g_assert_true(qdict_haskey(response, "error"));
+        text = qdict_get_str(qdict_get_qdict(response, "error"), "desc");
+        g_test_message("%s", text);
+        g_assert_nonnull(strstr(text, message));
+        g_assert_null(strchr(text, '\n'));
+    }
+}
+
+#define RANGE(offset, size) \
+    "{ 'block': 'pc.ram', 'offset': " #offset ", 'size': " #size " }"
+#define GOOD RANGE(16777216, 4194304)
+
+/* What is named goes and comes; of a list with one that is wrong, nothing. */
+static void named_ranges(void)
+{
+    QTestState *qts = qtest_init("-nodefaults -m 128M -memswap limit=64M,"
+                                 "readahead=0,huge-regions=off");
+    g_autoptr(GString) many = g_string_new(GOOD);
+    uint64_t evictions;
+
+    fill(qts, 16 * MIB, 8 * MIB, CONTENT_RANDOM, 1);
+    evictions = number(qts, "reclaim", "evictions");
+    refuse_ranges(qts, GOOD ", { 'block': 'nobody', 'offset': 0, 'size': 0 }",
+                  "range 1: there is no managed block 'nobody'");
+    refuse_ranges(qts, GOOD ", { 'block': 'pc.bios', 'offset': 0, 'size': 0"
+                  " }", "range 1: there is no managed block 'pc.bios'");
+    refuse_ranges(qts, RANGE(1, 4096), "range 0: offset and size must be"
+                  " multiples of 4096, the page size of block 'pc.ram'");
+    refuse_ranges(qts, RANGE(0, 134221824), "range 0: it ends beyond block"
+                  " 'pc.ram', which has 134217728 bytes");
+    refuse_ranges(qts, RANGE(18446744073709547520, 4096), "range 0: it ends");
+    refuse_ranges(qts, "{ 'block': 'pc.ram' }", "is missing");
+    for (int i = 0; i < 1024; i++) {
+        g_string_append(many, ", " GOOD);
+    }
+    refuse_ranges(qts, many->str, "at most 1024 ranges at once");
+    expect_error(qts, "one of size and ranges is needed, and not both",
+                 "{ 'execute': 'memswap-reclaim', 'arguments': {"
+                 " 'size': 4096, 'ranges': [] } }");
+    expect_error(qts, "cold is for ranges",
+                 "{ 'execute': 'memswap-reclaim', 'arguments': {"
+                 " 'size': 4096, 'cold': true } }");
+    g_assert_cmpuint(number(qts, "reclaim", "evictions"), ==, evictions);
+
+    /* twice the same is no more than once */
+    g_assert_cmpuint(ranges(qts, "memswap-reclaim", "reclaimed",
+                            GOOD ", " GOOD, ""), ==, 4 * MIB);
+    g_assert_cmpuint(number(qts, "reclaim", "evictions"), ==,
+                     evictions + 1024);
+    g_assert_cmpuint(ranges(qts, "memswap-prefetch", "prefetched",
+                            GOOD, ""), ==, 4 * MIB);
+    g_assert_cmpuint(ranges(qts, "memswap-prefetch", "prefetched",
+                            GOOD, ""), ==, 0);
+    g_assert_cmpuint(ranges(qts, "memswap-prefetch", "prefetched", "", ""),
+                     ==, 0);
+    /* on trial, then gone, but for what was touched */
+    g_assert_cmpuint(ranges(qts, "memswap-reclaim", "reclaimed", GOOD,
+                            ", 'cold': true"), ==, 0);
+    check(qts, 16 * MIB, 64 * PAGE, CONTENT_RANDOM, 1);
+    g_assert_cmpuint(ranges(qts, "memswap-reclaim", "reclaimed", GOOD,
+                            ", 'cold': true"), ==, 4 * MIB - 64 * PAGE);
+    check(qts, 16 * MIB, 8 * MIB, CONTENT_RANDOM, 1);
+    expect_sums(qts);
+    qtest_quit(qts);
+}
+
+/* The cell of the region at @offset, of four bytes; g_free() it. */
+static guchar *map_cell(QTestState *qts, uint64_t offset)
+{
+    g_autoptr(QDict) map = qtest_qmp_assert_success_ref(
+        qts, "{ 'execute': 'query-memswap-map', 'arguments': {"
+        " 'block': 'pc.ram', 'start': %" PRIu64 ", 'count': 1 } }", offset);
+    const QListEntry *entry = qlist_first(qdict_get_qlist(map, "blocks"));
+    QDict *block = qobject_to(QDict, qlist_entry_obj(entry));
+    guchar *cell;
+    gsize size;
+
+    g_assert_cmpint(qdict_get_int(block, "cells"), ==, 1);
+    g_assert_cmpint(qdict_get_int(block, "start"), ==, offset);
+    cell = g_base64_decode(qdict_get_str(block, "data"), &size);
+    g_assert_cmpuint(size, ==, 4);
+    return cell;
+}
+
+static void expect_map(QTestState *qts, uint64_t offset, int resident,
+                       int stored, bool touched)
+{
+    g_autofree guchar *cell = map_cell(qts, offset);
+
+    g_assert_cmpint(cell[0], ==, resident);
+    g_assert_cmpint(cell[1], ==, stored);
+    if (touched) {
+        /* less than a minute ago */
+        g_assert_cmpint(cell[2], <, 31);
+    } else {
+        g_assert_cmpint(cell[2], ==, 255);
+    }
+}
+
+static void map(void)
+{
+    QTestState *qts = qtest_init("-nodefaults -m 128M -memswap limit=64M,"
+                                 "huge-regions=off");
+    g_autoptr(QDict) all = NULL;
+    QDict *block;
+
+    fill(qts, 16 * MIB, 4 * MIB, CONTENT_RANDOM, 1);
+    expect_map(qts, 16 * MIB, 255, 0, true);
+    expect_map(qts, 126 * MIB, 0, 0, false);
+    ranges(qts, "memswap-reclaim", "reclaimed", RANGE(16777216, 1048576), "");
+    expect_map(qts, 16 * MIB, 128, 128, true);
+    ranges(qts, "memswap-reclaim", "reclaimed", RANGE(16777216, 2097152), "");
+    expect_map(qts, 16 * MIB, 0, 255, true);
+
+    all = qtest_qmp_assert_success_ref(
+        qts, "{ 'execute': 'query-memswap-map', 'arguments': {"
+        " 'granularity': 67108864 } }");
+    g_assert_cmpint(qdict_get_int(all, "granularity"), ==, 64 * MIB);
+    block = qobject_to(QDict, qlist_peek(qdict_get_qlist(all, "blocks")));
+    g_assert_cmpstr(qdict_get_str(block, "name"), ==, "pc.ram");
+    g_assert_cmpint(qdict_get_int(block, "size"), ==, 128 * MIB);
+    g_assert_cmpint(qdict_get_int(block, "cells"), ==, 2);
+    expect_error(qts, "there is no managed block 'nobody'",
+                 "{ 'execute': 'query-memswap-map', 'arguments': {"
+                 " 'block': 'nobody' } }");
+    expect_error(qts, "must be multiples of 2 MiB",
+                 "{ 'execute': 'query-memswap-map', 'arguments': {"
+                 " 'granularity': 0 } }");
+    expect_error(qts, "must be multiples of 2 MiB",
+                 "{ 'execute': 'query-memswap-map', 'arguments': {"
+                 " 'start': 4096 } }");
+    qtest_quit(qts);
+}
+
+/* What was touched a moment ago is in each window, and so in the figures. */
+static void working_sets(void)
+{
+    QTestState *qts = qtest_init("-nodefaults -m 128M -memswap limit=16M,"
+                                 "readahead=0,huge-regions=off");
+    g_autoptr(QDict) info = NULL;
+    const QListEntry *entry;
+    double refaults;
+    int n = 0;
+
+    fill(qts, 32 * MIB, 32 * MIB, CONTENT_RANDOM, 1);
+    check(qts, 32 * MIB, 32 * MIB, CONTENT_RANDOM, 1);
+    info = query(qts);
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(info, "working-sets"), entry) {
+        QDict *set = qobject_to(QDict, qlist_entry_obj(entry));
+
+        g_assert_cmpint(qdict_get_int(set, "at-least"), >=, 32 * MIB);
+        g_assert_cmpint(qdict_get_int(set, "at-most"), >=,
+                        qdict_get_int(set, "at-least"));
+        g_assert_cmpint(qdict_get_int(set, "at-most"), <=, 40 * MIB);
+        n++;
+    }
+    g_assert_cmpint(n, ==, 3);
+    entry = qlist_first(qdict_get_qlist(info, "refault-curve"));
+    refaults = qdict_get_double(qobject_to(QDict, qlist_entry_obj(entry)),
+                                "refaults");
+    g_assert_cmpfloat(refaults, >, 0);
+    while (qlist_next(entry)) {
+        entry = qlist_next(entry);
+    }
+    g_assert_cmpfloat(qdict_get_double(
+                          qobject_to(QDict, qlist_entry_obj(entry)),
+                          "refaults"), ==, 0);
+    qtest_quit(qts);
+}
+
 static void off(void)
 {
     QTestState *qts = qtest_init("-nodefaults -m 128M");
@@ -189,6 +388,11 @@ static void off(void)
     expect_error(qts, "guest RAM is not swapped: start QEMU with -memswap",
                  "{ 'execute': 'memswap-reclaim',"
                  " 'arguments': { 'size': 4096 } }");
+    expect_error(qts, "guest RAM is not swapped: start QEMU with -memswap",
+                 "{ 'execute': 'memswap-prefetch',"
+                 " 'arguments': { 'ranges': [] } }");
+    expect_error(qts, "guest RAM is not swapped: start QEMU with -memswap",
+                 "{ 'execute': 'query-memswap-map' }");
     expect_error(qts, "can't be switched on at run time: use -memswap",
                  "{ 'execute': 'object-add', 'arguments': {"
                  " 'qom-type': 'memswap', 'id': 'm', 'limit': 16777216 } }");
@@ -236,7 +440,8 @@ static void info(void)
         "limit", "16 MiB", "pool limit", "none", "when full", "hold",
         "managed", "128 MiB", "resident", "stored", "zero", "untouched",
         "compression", "evictions", "refaults", "99 % within", "pc.ram",
-        "not managed: belongs to a device",
+        "not managed: belongs to a device", "last 1 min", "last 60 min",
+        "refaults a second",
     };
     QTestState *qts = qtest_init(ON);
     g_autofree char *text = qtest_hmp(qts, "info memswap");
@@ -314,6 +519,9 @@ int main(int argc, char **argv)
     qtest_add_func("memswap/set/in-range", set_in_range);
     qtest_add_func("memswap/set/out-of-range", set_out_of_range);
     qtest_add_func("memswap/reclaim", reclaim_range);
+    qtest_add_func("memswap/ranges", named_ranges);
+    qtest_add_func("memswap/map", map);
+    qtest_add_func("memswap/working-sets", working_sets);
     qtest_add_func("memswap/off", off);
     qtest_add_func("memswap/object", object);
     qtest_add_func("memswap/info", info);
