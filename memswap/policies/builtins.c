@@ -14,17 +14,17 @@
 
 MemswapPolicyEntry memswap_policy_limit;
 MemswapPolicyEntry memswap_policy_linear;
-MemswapPolicyEntry memswap_policy_virtual;
 MemswapPolicyEntry memswap_policy_pressure;
 MemswapPolicyEntry memswap_policy_target;
+MemswapPolicyEntry memswap_policy_virtual;
 MemswapPolicyEntry memswap_policy_working_set;
 
 const MemswapBuiltin memswap_builtins[] = {
     { "limit", memswap_policy_limit },
     { "linear", memswap_policy_linear },
-    { "virtual", memswap_policy_virtual },
     { "pressure", memswap_policy_pressure },
     { "target", memswap_policy_target },
+    { "virtual", memswap_policy_virtual },
     { "working-set", memswap_policy_working_set },
     { NULL, NULL },
 };
