@@ -3,9 +3,9 @@
  *
  * For policies, which name pages by numbers and are held to a budget, and for
  * who controls the engine from outside, who names blocks and bytes.  Both go
- * through the same loops, region by region, and ask in between whether to go on.
- * A range is a hint: pages that are pinned, or in somebody's hands, stay as
- * they are.
+ * through the same loops, region by region, and ask in between whether to go
+ * on.  A range is a hint: pages that are pinned, or in somebody's hands, stay
+ * as they are.
  *
  * A block is counted in only while one range of it is worked on.  So it can go
  * in between, and what is left of its ranges is nothing.

@@ -1,7 +1,7 @@
 /*
  * The working set: how much memory the guest uses, and what more would save
  *
- * Two estimates, for whoever chooses a limit.
+ * Two estimates, for whoever chooses a limit; the curve's is described below.
  *
  * The working set of the last minute, ten minutes and hour: the pages that were
  * touched in it (Denning, "The working set model for program behavior", 1968).
@@ -18,17 +18,6 @@
  * Beyond, there are at least n = 32,768 of them, and of a share p of the block
  * the standard error is at most sqrt(p(1-p)/n): 0.28 % of the block.  Times
  * are in whole seconds: a touch may count for one second more or less.
- *
- * The curve: refaults a second, for each size that could be resident.  A page
- * that comes back after d pages were evicted would have stayed had memory been
- * larger by d (the refault distance of Linux's mm/workingset.c).  So from a
- * histogram of distances, eight buckets for each power of two, follow the
- * refaults that are left with more memory.  The errors: a bucket is an eighth
- * wide; what is known of an eviction is the last one in the page's region, so
- * that a distance may be too short by what was evicted while its region was,
- * hardly more than a region; and more memory would change what the clock
- * takes.  Of sizes below what is resident it says nothing: there the working
- * sets do.  Counts lose half of their weight in ten minutes.
  *
  * On the fault path that is one or two relaxed stores and an addition; once a
  * minute somebody lets the histogram decay.  No lock is waited for there.
@@ -226,6 +215,19 @@ void memswap_get_working_sets(MemswapEngine *engine,
 }
 
 /* --- the curve --------------------------------------------------------- */
+
+/*
+ * The curve: refaults a second, for each size that could be resident.  A page
+ * that comes back after d pages were evicted would have stayed had memory been
+ * larger by d (the refault distance of Linux's mm/workingset.c).  So from a
+ * histogram of distances, eight buckets for each power of two, follow the
+ * refaults that are left with more memory.  The errors: a bucket is an eighth
+ * wide; what is known of an eviction is the last one in the page's region, so
+ * that a distance may be too short by what was evicted while its region was,
+ * hardly more than a region; and more memory would change what the clock
+ * takes.  Of sizes below what is resident it says nothing: there the working
+ * sets do.  Counts lose half of their weight in ten minutes.
+ */
 
 void memswap_curve_add(MemswapBlock *block, uint32_t distance)
 {

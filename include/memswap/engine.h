@@ -528,10 +528,10 @@ typedef bool MemswapGoOn(void *opaque);
  * @go_on: NULL: to the end
  * @error: as in memswap_engine_new()
  *
- * Works in the calling thread, in the order given.  Pages that are pinned, or in
- * somebody's hands, stay.  A region that is one huge page goes whole or not at
- * all, so only if a range holds all of it.  What policies want to keep goes all
- * the same.
+ * Works in the calling thread, in the order given.  Pages that are pinned, or
+ * in somebody's hands, stay.  A region that is one huge page goes whole or not
+ * at all, so only if a range holds all of it.  What policies want to keep goes
+ * all the same.
  *
  * Returns the bytes that left the page cache; -EINVAL, with nothing done, for
  * too many ranges, a block that is not managed, an offset or size that is no

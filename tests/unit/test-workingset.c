@@ -11,6 +11,8 @@
 
 #include "harness.h"
 
+#define EPSILON 0.000000001
+
 #define SECOND 1000000000LL
 #define WINDOW(h, i, least, most)                                           \
     do {                                                                    \
@@ -186,13 +188,13 @@ static void test_curve(void)
     harness_tick(h, 10 * SECOND);
     g_assert_cmpuint(memswap_get_curve(h->engine, points), ==, 5);
     g_assert_cmpuint(points[0].resident, ==, 256 * PAGE);
-    g_assert_cmpfloat_with_epsilon(points[0].refaults, 30, 1e-9);
+    g_assert_cmpfloat_with_epsilon(points[0].refaults, 30, EPSILON);
     g_assert_cmpuint(points[1].resident, ==, (256 + 1024) * PAGE);
-    g_assert_cmpfloat_with_epsilon(points[1].refaults, 20, 1e-9);
+    g_assert_cmpfloat_with_epsilon(points[1].refaults, 20, EPSILON);
     g_assert_cmpuint(points[2].resident, ==, (256 + 2048) * PAGE);
-    g_assert_cmpfloat_with_epsilon(points[2].refaults, 10, 1e-9);
+    g_assert_cmpfloat_with_epsilon(points[2].refaults, 10, EPSILON);
     g_assert_cmpuint(points[3].resident, ==, (256 + 2304) * PAGE);
-    g_assert_cmpfloat_with_epsilon(points[3].refaults, 6, 1e-9);
+    g_assert_cmpfloat_with_epsilon(points[3].refaults, 6, EPSILON);
     /* beyond all there is */
     g_assert_cmpuint(points[4].resident, ==, 64 * MIB);
     g_assert_cmpfloat(points[4].refaults, ==, 0);
