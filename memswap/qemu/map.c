@@ -73,9 +73,6 @@ MemswapMap *qmp_query_memswap_map(const char *block, bool has_start,
     };
     MemswapMap *map;
 
-    if (!memswap_engine_or_error(errp)) {
-        return NULL;
-    }
     if (!job.granularity ||
         (job.start | job.granularity) % MEMSWAP_REGION_SIZE) {
         error_setg(errp, "memswap: start and granularity must be multiples of"
