@@ -99,7 +99,7 @@ void memswap_policy_emit_fault(MemswapBlock *block, const void *host,
                                          page, 1);
     MemswapFaultContext context = { 0 };
 
-    if (engine->host.fault_context) {
+    if (engine->host.fault_context && memswap_policies_want_context(engine)) {
         engine->host.fault_context(engine->opaque, tid, host, &context);
     }
     event.known = context.known;
@@ -227,9 +227,9 @@ void memswap_policy_ask_room(MemswapEngine *engine)
     }
 }
 
-bool memswap_policies_hear_faults(MemswapEngine *engine)
+bool memswap_policies_want_context(MemswapEngine *engine)
 {
-    return memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(FAULT));
+    return memswap_policy_wants(engine, MEMSWAP_POLICY_WITH_CONTEXT);
 }
 
 void memswap_guest_reset(MemswapEngine *engine)

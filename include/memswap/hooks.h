@@ -148,8 +148,8 @@ static inline void memswap_guest_maps(CPUState *cpu, int mmu_index,
 }
 
 /*
- * The access at @address, made by the code that returns to @retaddr, or 0, has
- * found nothing in the TLB (accel/tcg/cputlb.c).
+ * The access at @address, made by the code that returns to @retaddr, or 0,
+ * found nothing in the TLB, and now it is there (accel/tcg/cputlb.c).
  */
 void memswap_do_guest_misses(CPUState *cpu, uint64_t address,
                              uintptr_t retaddr);

@@ -132,11 +132,11 @@ int memswap_policy_forget(MemswapEngine *engine, const char *id);
 const char *memswap_policy_builtin(unsigned int i);
 
 /**
- * memswap_policies_hear_faults: does any policy want to be told of faults?
+ * memswap_policies_want_context: does any want to know who makes faults?
  *
  * Then it pays to keep what MemswapHost.fault_context tells.  Costs a load.
  */
-bool memswap_policies_hear_faults(MemswapEngine *engine);
+bool memswap_policies_want_context(MemswapEngine *engine);
 
 /**
  * memswap_guest_reset: tell policies that the guest was reset

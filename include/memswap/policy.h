@@ -86,6 +86,12 @@ typedef enum MemswapPolicyEventKind {
 } MemswapPolicyEventKind;
 
 #define MEMSWAP_POLICY_EVENT_BIT(kind) (UINT64_C(1) << MEMSWAP_POLICY_##kind)
+/*
+ * Among these bits: a fault is to come with who made it, and from where, as
+ * far as that can be known, and reverse() is to be of use.  That takes some
+ * time of each fault, and of each TLB miss under TCG.
+ */
+#define MEMSWAP_POLICY_WITH_CONTEXT (UINT64_C(1) << 63)
 
 /* Where a faulting page was found. */
 typedef enum MemswapPolicyFaultKind {
@@ -206,7 +212,7 @@ typedef enum MemswapPolicyPriority {
 
 /* trial()'s look_ns: the clock, or the policy itself, is to look. */
 #define MEMSWAP_POLICY_NO_LOOK (-1)
-/* translate()'s and reverse()'s root: addresses are guest-physical. */
+/* translate()'s root: addresses are guest-physical. */
 #define MEMSWAP_POLICY_PHYSICAL UINT64_MAX
 
 /*
@@ -286,7 +292,8 @@ typedef struct MemswapPolicyHostOps {
     /*
      * The page of an address, by the guest's page table now, and back.
      * -EFAULT if there is none, or none that is known; -EBUSY if a table is in
-     * somebody's hands; -EOPNOTSUPP where the host can't tell.
+     * somebody's hands; -EOPNOTSUPP where the host can't tell.  reverse() knows
+     * of 4 KiB: of a larger page, only what uses the first of it.
      */
     int (*translate)(MemswapPolicyHost *host, uint64_t root,
                      uint64_t address, uint32_t *block, uint64_t *page);
@@ -319,7 +326,8 @@ typedef struct MemswapPolicyOps {
     const char *name;
     uint32_t roles;         /* MEMSWAP_POLICY_RECLAIMER, ... */
     uint32_t delay_us;      /* let events gather for so long; 0: don't */
-    uint64_t events;        /* MEMSWAP_POLICY_EVENT_BIT()s of those wanted */
+    /* MEMSWAP_POLICY_EVENT_BIT()s of those wanted, and WITH_CONTEXT */
+    uint64_t events;
 
     /*
      * Begin: 0 and *self, passed to the others; or a negative errno.  host and

@@ -228,6 +228,7 @@ memswap_policy_virtual(const MemswapPolicyHostOps *host)
         .name = "virtual",
         .roles = MEMSWAP_POLICY_PREFETCHER,
         .events = MEMSWAP_POLICY_EVENT_BIT(FAULT) |
+                  MEMSWAP_POLICY_WITH_CONTEXT |
                   MEMSWAP_POLICY_EVENT_BIT(WASTED) |
                   MEMSWAP_POLICY_EVENT_BIT(RESET) |
                   MEMSWAP_POLICY_EVENT_BIT(BLOCK_REMOVED),

@@ -15,8 +15,10 @@
  *   page: nearly every such fault comes right after a miss.  One that doesn't
  *   may be laid to an instruction that used the page before.
  * - The address is what the page was noted under when it came into the TLB.
- *   If the vCPU's TLB has the same now, it is the address of the access, which
- *   came through there; if not, it is not known.
+ *   If the vCPU's TLB has the same now, it is taken for the address of the
+ *   access, which came through there; if not, it is not known.  It is another
+ *   if the page has two addresses in the TLB, or if what runs in this thread
+ *   is TCG's walk through the tables, or a device.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -153,7 +155,7 @@ void memswap_do_guest_maps(CPUState *cpu, int mmu_index, uint64_t address,
     MemswapEngine *engine = memswap_engine();
     uint64_t root;
 
-    if (engine && memswap_policies_hear_faults(engine) &&
+    if (engine && memswap_policies_want_context(engine) &&
         mmu_index < MMU_PHYS_IDX && find_root(cpu_env(cpu), &root)) {
         memswap_guest_note(host, is_mmu_index_user(mmu_index), root, address);
     }

@@ -5,9 +5,9 @@
  * addresses pages were used lately, and which thread is which vCPU.
  *
  * Policies' threads ask, which are the engine's, and nothing to RCU.  So what
- * they need is kept here, under locks that nobody holds while waiting for
- * anything.  Nobody takes them in a fault.  The order: tables_lock,
- * ranges_lock.
+ * they need is kept here, under locks that nobody takes in a fault.  Only
+ * policies' threads take tables_lock, and may hold it while a page is read;
+ * ranges_lock nobody holds while waiting.  The order: tables_lock, ranges_lock.
  *
  * From page to address: TCG tells of every page that it enters in its TLB,
  * and this is noted in a table of a fixed size, where a page that is noted
@@ -72,14 +72,12 @@ static guint find_range(hwaddr address)
 static void region_add(MemoryListener *listener, MemoryRegionSection *section)
 {
     hwaddr start = section->offset_within_address_space;
-    RamRange range = {
-        .start = start,
-        .end = start + int128_get64(section->size),
-    };
+    RamRange range = { .start = start };
 
     if (!memory_region_is_ram(section->mr)) {
         return;
     }
+    range.end = start + int128_get64(section->size);
     range.host = (uint8_t *)memory_region_get_ram_ptr(section->mr) +
                  section->offset_within_region;
     QEMU_LOCK_GUARD(&ranges_lock);
@@ -199,7 +197,7 @@ static uint64_t note_key(const void *host, bool user)
 
 static Note *note_of(uint64_t key)
 {
-    /* Neighbours get neighbouring places; a block's pages don't collide. */
+    /* Neighbours get neighbouring places: 128 MiB don't collide. */
     uint64_t page = key / GUEST_PAGE * 2 + (key & 1);
 
     return &notes[(page ^ page >> NOTES_BITS) & ((1 << NOTES_BITS) - 1)];
@@ -234,19 +232,29 @@ bool memswap_guest_noted(const void *host, bool user, uint64_t *root,
 int memswap_guest_reverse(void *opaque, const void *host, uint64_t *root,
                           uint64_t *address)
 {
+    int ret = -EFAULT;
+
     if (!tcg_enabled() || !memswap_cpu_has_tables()) {
         return -EOPNOTSUPP;
     }
     for (int user = 1; user >= 0; user--) {
+        uint64_t noted_root, noted_address;
         const void *there;
+        int err;
 
-        if (memswap_guest_noted(host, user, root, address) &&
-            !memswap_guest_translate(opaque, *root, *address, &there) &&
-            there == host) {
+        if (!memswap_guest_noted(host, user, &noted_root, &noted_address)) {
+            continue;
+        }
+        err = memswap_guest_translate(opaque, noted_root, noted_address,
+                                      &there);
+        if (!err && there == host) {
+            *root = noted_root;
+            *address = noted_address;
             return 0;
         }
+        ret = err == -EBUSY ? err : ret;
     }
-    return -EFAULT;
+    return ret;
 }
 
 /* --- which thread is which vCPU ---------------------------------------- */
@@ -266,21 +274,24 @@ static int64_t threads_renewed;
 /* Called with the BQL. */
 static void renew_threads(void *opaque)
 {
+    g_autofree uint64_t *found = g_new(uint64_t, THREADS_MAX);
     unsigned int n = 0;
     CPUState *cpu;
 
     CPU_FOREACH(cpu) {
         unsigned int i = 0;
 
-        while (i < n && qatomic_read(&threads[i]) >> 32 != cpu->thread_id) {
+        while (i < n && found[i] >> 32 != cpu->thread_id) {
             i++;
         }
         if (i < n) {
-            qatomic_set(&threads[i], THREAD(cpu->thread_id, THREAD_MANY));
+            found[i] = THREAD(cpu->thread_id, THREAD_MANY);
         } else if (n < THREADS_MAX && cpu->thread_id > 0) {
-            qatomic_set(&threads[n++], THREAD(cpu->thread_id,
-                                              cpu->cpu_index));
+            found[n++] = THREAD(cpu->thread_id, cpu->cpu_index);
         }
+    }
+    for (unsigned int i = 0; i < n; i++) {
+        qatomic_set(&threads[i], found[i]);
     }
     qatomic_store_release(&n_threads, n);
 }

@@ -121,7 +121,8 @@ const MemswapPolicyOps *memswap_policy_entry(const MemswapPolicyHostOps *host)
         .version = MEMSWAP_POLICY_VERSION,
         .name = "observer",
         .roles = MEMSWAP_POLICY_OBSERVER,
-        .events = MEMSWAP_POLICY_EVENT_BIT(FAULT),
+        .events = MEMSWAP_POLICY_EVENT_BIT(FAULT) |
+                  MEMSWAP_POLICY_WITH_CONTEXT,
         .start = start,
         .event = event,
         .stop = stop,
