@@ -17,11 +17,12 @@ from memswap_vm import BUILD, GUEST, MIB, MemswapTest
 
 TESTS = os.path.join(BUILD, 'engine', 'tests', 'unit')
 AT_ONCE = 2     # programs, on as many processors
-# The pool and the policies ask nothing of a kernel that differs, and injected
-# failures are everywhere the same.  The stress of 2 MiB pages gets hardly a
+# The pool, ages and the policies ask nothing of a kernel that differs, and
+# injected failures are everywhere the same.  The stress of 2 MiB pages gets hardly a
 # page a second through there, and what else moves many of them takes minutes.
-NOT_RUN = ('test-hugetlb-stress', 'test-pool', 'test-policy', 'test-prefetch',
-           'test-pressure', 'test-target', 'test-virtual', 'test-working-set')
+NOT_RUN = ('test-age', 'test-guest-table', 'test-hugetlb-stress', 'test-pool',
+           'test-policy', 'test-prefetch', 'test-pressure', 'test-target',
+           'test-virtual', 'test-working', 'test-word')
 NOT_TESTED = ('/hugetlb/failures', '/hugetlb/warm',
               '/hugetlb-empty/both-sizes')
 LONGEST = 'test-hugetlb'        # are begun first
@@ -88,11 +89,14 @@ class UnitTests(MemswapTest):
                             f'not done: {list(jobs)}')
             while names and len(jobs) < AT_ONCE:
                 name = names.pop(0)
-                jobs[name] = vm.agent.start(
+                jobs[name] = time.monotonic(), vm.agent.start(
                     f'{before} /tests/{name} --tap -k {skip}')
             time.sleep(0.05)
-            for name in [n for n, job in jobs.items() if job.code is not None]:
-                self.check(name, jobs.pop(name))
+            for name in [n for n, (_, job) in jobs.items()
+                         if job.code is not None]:
+                began, job = jobs.pop(name)
+                print(f'# {name}: {time.monotonic() - began:.1f} s')
+                self.check(name, job)
         vm.quit()
 
     def check(self, name, job):
