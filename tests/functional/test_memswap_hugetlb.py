@@ -6,6 +6,7 @@ Takes hugepages from the host for as long as it runs.
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
+import fcntl
 import unittest
 
 from memswap_vm import MIB, MemswapTest
@@ -21,23 +22,26 @@ class Hugetlb(MemswapTest):
     def take_hugepages(self, count):
         """Has the host make so many more hugepages, or skips."""
         try:
-            with open(NR_HUGEPAGES, 'r+', encoding='ascii') as f:
-                before = int(f.read())
-                self.addCleanup(self.give_back, before)
-                f.seek(0)
-                f.write(str(before + count))
-                f.flush()
-                f.seek(0)
-                got = int(f.read())
+            # pylint: disable-next=consider-using-with
+            pool = open(NR_HUGEPAGES, 'r+', encoding='ascii')
         except OSError as e:
             self.skipTest(f'no right to the host\'s hugepages: {e}')
-        if got < before + count:
+        self.addCleanup(pool.close)
+        # As the unit tests do: what they have is not there before and after.
+        fcntl.flock(pool, fcntl.LOCK_EX)
+        before = self.resize(pool)
+        self.addCleanup(self.resize, pool, before)
+        if self.resize(pool, before + count) < before + count:
             self.skipTest('the host has no memory for hugepages')
 
-    def give_back(self, before):
-        """Leaves the host as it was."""
-        with open(NR_HUGEPAGES, 'w', encoding='ascii') as f:
-            f.write(str(before))
+    def resize(self, pool, count=None):
+        """Has the pool made so large; returns how large it is."""
+        if count is not None:
+            pool.seek(0)
+            pool.write(str(count))
+            pool.flush()
+        pool.seek(0)
+        return int(pool.read())
 
     def test_churn(self):
         """All of the RAM goes through half as many hugepages."""

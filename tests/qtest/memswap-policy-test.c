@@ -402,7 +402,10 @@ static void objects(void)
 /* What the engine counts is what the query says. */
 static void figures(void)
 {
-    QTestState *qts = qtest_init(ON OBJECT "p,path=" SO("puppet") " "
+    /* a region that is just being made huge is not reclaimed */
+    QTestState *qts = qtest_init(MACHINE "-memswap limit=64M,readahead=0,"
+                                 "huge-regions=off "
+                                 OBJECT "p,path=" SO("puppet") " "
                                  OBJECT "o,path=" SO("observer"));
     uint64_t before, filled;
 
@@ -418,7 +421,6 @@ static void figures(void)
     g_assert_cmpuint(figure(qts, "p", "requests"), >, before);
     g_assert_cmpuint(figure(qts, "p", "reclaimed"), ==, 2 * MIB);
     g_assert_cmpuint(figure(qts, "o", "reclaimed"), ==, 0);
-    /* Not a whole region, which would become huge, and be mapped by that. */
     filled = counter(qts, "o", "filled");
     g_assert_cmpuint(ask(qts, "p", "prefetch", "0 4096 256"), ==, 256);
     g_assert_cmpuint(figure(qts, "p", "prefetched"), ==, 256);
@@ -466,6 +468,7 @@ static void hung(void)
 {
     QTestState *qts = qtest_init(MACHINE "-memswap limit=16M,readahead=0 "
                                  OBJECT "p,path=" SO("puppet"));
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
 
     ask(qts, "p", "hang-next", "0");
     fill(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
@@ -479,9 +482,12 @@ static void hung(void)
                  "{ 'id': 'p', 'options': { 'limit': 0 } } }");
     qtest_qmp_assert_success(qts, ADD "{ 'id': 'q', 'builtin': 'limit' } }");
     expect_policies(qts, "q:limit p:puppet:error");
-    check(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
+    /* Evictors may be faster, now and then. */
+    do {
+        check(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+    } while (!figure(qts, "q", "reclaimed"));
     expect_within_limit(qts);
-    g_assert_cmpuint(figure(qts, "q", "reclaimed"), >, 0);
 
     /* The name is the object's as long as that is there. */
     expect_error(qts, "there is a policy 'p' already: remove it first", ADD
@@ -542,24 +548,23 @@ static void main_loop_goes_on(void)
     int monitor;
     QTestState *qts = start_with_monitor(ON, &monitor);
     g_autoptr(QDict) response = NULL;
-    int64_t began = g_get_monotonic_time(), took = 0, longest = 0;
+    int64_t began = g_get_monotonic_time(), took;
+    int served = 0;
 
     fill(qts, 16 * MIB, 4 * MIB, CONTENT_RANDOM, 1);
     reclaim(qts, 128 * MIB);
     qmp_fd_send(monitor, ADD "{ 'id': 'p', 'path': %s } }",
                 SO("hang-loading"));
     while (!answers(monitor, 0)) {
-        int64_t before = g_get_monotonic_time();
-
         check(qts, 16 * MIB, PAGE, CONTENT_RANDOM, 1);
-        longest = MAX(longest, g_get_monotonic_time() - before);
-        g_assert_cmpint(before - began, <, 2 * PATIENCE_US);
+        served++;
+        g_assert_cmpint(g_get_monotonic_time() - began, <, PATIENCE_US);
     }
     took = g_get_monotonic_time() - began;
-    g_test_message("took %" PRId64 " us, longest wait %" PRId64 " us", took,
-                   longest);
+    g_test_message("took %" PRId64 " us, %d times served", took, served);
     g_assert_cmpint(took, >=, HANG_MS * 1000 * 9 / 10);
-    g_assert_cmpint(longest, <, HANG_MS * 1000 / 2);
+    /* Were it to wait for the policy, there would be one at each end. */
+    g_assert_cmpint(served, >, 10);
     response = qmp_fd_receive(monitor);
     g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(response, "error"),
                                           "desc"),
@@ -592,7 +597,7 @@ static void vcpus_go_on(void)
     g_autofree char *disk = g_build_filename(dir, "disk", NULL);
     g_autofree char *log = g_build_filename(dir, "log", NULL);
     uint8_t sector[512] = { 0 };
-    int64_t until = g_get_monotonic_time() + 2 * PATIENCE_US;
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
     const char *const slow[] = {
         OBJECT_ADD "'id': 'p', 'path': %s } }",
         ADD "{ 'id': 'p', 'path': %s } }",
@@ -618,16 +623,19 @@ static void vcpus_go_on(void)
     }
     for (int i = 0; i < ARRAY_SIZE(slow); i++) {
         g_autoptr(QDict) response = NULL;
-        uint64_t before;
+        uint64_t before, last;
 
         qmp_fd_send(monitor, slow[i], SO("hang-loading"));
         /* It is under way by then, and will be for long. */
         g_assert_false(answers(monitor, HANG_MS / 5));
-        before = written(log);
-        g_assert_false(answers(monitor, HANG_MS / 5));
-        g_test_message("%" PRIu64 " written", written(log) - before);
-        g_assert_cmpuint(written(log) - before, >, 1000);
-        g_assert_true(answers(monitor, PATIENCE_MS));
+        before = last = written(log);
+        /* What is written by the time of the last look, it still is. */
+        while (!answers(monitor, HANG_MS / 50)) {
+            last = written(log);
+            g_assert_cmpint(g_get_monotonic_time(), <, until);
+        }
+        g_test_message("%" PRIu64 " written", last - before);
+        g_assert_cmpuint(last - before, >, 1000);
         response = qmp_fd_receive(monitor);
         g_assert_true(qdict_haskey(response, "error"));
     }

@@ -16,7 +16,11 @@
 /* A user who owns nothing. */
 #define NOBODY 65534
 
-#define CHUNK MIB
+/*
+ * As much as one command of qtest's moves.  Both ends look for the end of a
+ * line from its start whenever a part of it has come: long ones take long.
+ */
+#define CHUNK (64 * 1024)
 
 #define MONITOR "-chardev socket,id=more,fd=%d -mon chardev=more,mode=control "
 

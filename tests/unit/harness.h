@@ -16,6 +16,7 @@
 
 #include "engine-private.h"
 #include "fake-store.h"
+#include "fewer.h"
 #include "inject.h"
 #include "internal.h"
 

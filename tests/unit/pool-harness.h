@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "fewer.h"
 #include "pool-internal.h"
 
 #define KIB 1024ULL

@@ -288,6 +288,7 @@ static Harness *harness_fine(void)
             ram_touch(h, 100 + i);
             ram_touch(h, 500 + i);
         }
+        harness_settle(h);
     }
     return h;
 }

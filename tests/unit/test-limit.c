@@ -181,8 +181,14 @@ static int64_t raise_limit(Harness *h, uint64_t arg)
 
 static int64_t release_and_reclaim(Harness *h, uint64_t arg)
 {
+    uint64_t got;
+
     release(h);
-    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
+    got = memswap_reclaim(h->engine, PAGE);
+    if (!h->engine->inline_faults) {
+        g_assert_cmpuint(got, ==, PAGE);
+    }
+    /* else the thread that waits, and tries as well, may have got it */
     return 0;
 }
 

@@ -58,17 +58,17 @@ static void run_model(unsigned int count, size_t size, uint64_t limit,
 
 static void test_model_4k(void)
 {
-    run_model(6000, 4 * KIB, UINT64_MAX, 60000);
+    run_model(6000, 4 * KIB, UINT64_MAX, FEWER(60000));
 }
 
 static void test_model_2m(void)
 {
-    run_model(24, 2 * MIB, UINT64_MAX, 300);
+    run_model(24, 2 * MIB, UINT64_MAX, FEWER(300));
 }
 
 static void test_model_mixed(void)
 {
-    run_model(40, 0, UINT64_MAX, 500);
+    run_model(40, 0, UINT64_MAX, FEWER(500));
 }
 
 static void test_model_limited(void)
@@ -130,7 +130,7 @@ static void test_reuse(void)
 
     pages_init(&pages, 4 * RAW_PER_SEGMENT, 4 * KIB, RANDOM, UINT64_MAX);
     buffer = pages_buffer(&pages);
-    for (round = 0; round < 50; round++) {
+    for (round = 0; round < FEWER(50); round++) {
         for (i = 0; i < pages.count; i++) {
             g_assert_cmpint(pages_put(&pages, i, buffer), ==, 0);
         }

@@ -255,8 +255,18 @@ static void test_untouched(void)
 /* A block that goes meanwhile, and others at work on its pages. */
 typedef struct Churn {
     Harness *h;
+    _Atomic uint64_t taken, brought;    /* bytes of the block */
     _Atomic bool stop;
 } Churn;
+
+static int64_t take_other(Churn *churn, const MemswapRange *range)
+{
+    int64_t taken = memswap_reclaim_ranges(churn->h->engine, range, 1, true,
+                                           NULL, NULL, NULL);
+
+    /* it may have gone */
+    return MAX(taken, 0);
+}
 
 static gpointer taker(gpointer opaque)
 {
@@ -264,9 +274,13 @@ static gpointer taker(gpointer opaque)
     MemswapRange range = { "other", 0, 4 * MIB };
 
     while (!atomic_load(&churn->stop)) {
-        memswap_reclaim_ranges(churn->h->engine, &range, 1, true, NULL, NULL,
-                               NULL);
-        memswap_prefetch(churn->h->engine, &range, 1, NULL, NULL, NULL);
+        /* on trial, then out if nobody came; and what came, on trial again */
+        int64_t taken = take_other(churn, &range) + take_other(churn, &range);
+        int64_t brought = memswap_prefetch(churn->h->engine, &range, 1, NULL,
+                                           NULL, NULL);
+
+        atomic_fetch_add(&churn->taken, taken);
+        atomic_fetch_add(&churn->brought, MAX(brought, 0));
         take(churn->h, 0, 1024);
         bring(churn->h, 0, 1024);
     }
@@ -283,6 +297,8 @@ static void test_block_goes(void)
 
     write_pages(h, 0, 1024);
     for (unsigned int i = 0; i < 20; i++) {
+        uint64_t taken = atomic_load(&churn.taken);
+        uint64_t brought = atomic_load(&churn.brought);
         Ram ram = ram_new(4 * MIB, 0);
 
         ram_add(h, &ram, "other");
@@ -294,6 +310,9 @@ static void test_block_goes(void)
             g_assert_cmpuint(atomic_load((_Atomic uint64_t *)(ram.host + at)),
                              ==, at + 1);
         }
+        /* it goes in the middle of the next round, whatever that does */
+        wait_until(atomic_load(&churn.taken) > taken &&
+                   atomic_load(&churn.brought) > brought);
         ram_remove(h, &ram);
         ram_free(&ram);
     }

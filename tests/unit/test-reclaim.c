@@ -298,8 +298,8 @@ static void test_rewritten(void)
 /* Two at once neither take a page twice nor count it twice. */
 static void test_concurrent(void)
 {
-    Harness *h = harness_new(&(HarnessOptions) { .size = 64 * MIB });
-    const uint64_t pages = 64 * MIB / PAGE;
+    Harness *h = harness_new(&(HarnessOptions) { .size = 16 * MIB });
+    const uint64_t pages = 16 * MIB / PAGE;
 
     for (unsigned int round = 0; round < 3; round++) {
         Task *tasks[3];
@@ -310,13 +310,13 @@ static void test_concurrent(void)
         }
         harness_settle(h);
         for (unsigned int i = 0; i < G_N_ELEMENTS(tasks); i++) {
-            tasks[i] = task_start(h, task_reclaim, 64 * MIB);
+            tasks[i] = task_start(h, task_reclaim, 16 * MIB);
         }
         for (unsigned int i = 0; i < G_N_ELEMENTS(tasks); i++) {
             gone += task_join(tasks[i]);
         }
-        g_assert_cmpint(gone, ==, 64 * MIB - ram_cached(&h->ram));
-        g_assert_cmpint(gone, >=, 60 * MIB);
+        g_assert_cmpint(gone, ==, 16 * MIB - ram_cached(&h->ram));
+        g_assert_cmpint(gone, >=, 15 * MIB);
         harness_check(h);
     }
     for (uint64_t page = 0; page < pages; page++) {

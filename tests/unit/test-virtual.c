@@ -34,6 +34,7 @@ static struct {
     uint64_t next_table;
     _Atomic bool no_context;    /* the address of a fault is not known */
     _Atomic unsigned int reverses;
+    _Atomic unsigned int walks, found;
 } guest;
 
 /* A space's pages are all over its part of the RAM. */
@@ -114,6 +115,8 @@ static int host_translate(void *opaque, uint64_t root, uint64_t address,
     if (!ret && physical >= h->ram.size) {
         ret = -EFAULT;
     }
+    atomic_fetch_add(&guest.walks, 1);
+    atomic_fetch_add(&guest.found, !ret);
     *host = ret ? NULL : h->ram.host + physical;
     return ret == -EAGAIN ? -EBUSY : ret;
 }
@@ -148,11 +151,9 @@ static void host_context(void *opaque, pid_t tid, const void *host,
     }
 }
 
-/* All of the guest's pages are stored; its tables too, if they may be. */
-static Harness *guest_new(const char *policy)
+/* Its memory as it is when all is right. */
+static void guest_build(Harness *h)
 {
-    Harness *h = harness_new(&(HarnessOptions) { .size = RAM_SIZE });
-
     shuffle();
     guest.next_table = TABLES;
     for (unsigned int space = 0; space < SPACES; space++) {
@@ -163,14 +164,27 @@ static Harness *guest_new(const char *policy)
     }
     g_assert_cmpuint(guest.next_table, <=, TABLES + TABLE_PAGES);
     write_pages(h, 0, SPACES * PAGES);
-    memswap_reclaim(h->engine, UINT64_MAX);
-    g_assert_cmpuint(stats_of(h).resident, ==, 0);
+}
+
+static void guest_begin(Harness *h, const char *policy)
+{
     h->engine->host.translate = host_translate;
     h->engine->host.reverse = host_reverse;
     h->engine->host.fault_context = host_context;
     /* whoever resolves faults has seen them then */
     harness_settle(h);
     builtin_add(h, "v", policy);
+}
+
+/* All of the guest's pages are stored; its tables too, if they may be. */
+static Harness *guest_new(const char *policy)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = RAM_SIZE });
+
+    guest_build(h);
+    memswap_reclaim(h->engine, UINT64_MAX);
+    g_assert_cmpuint(stats_of(h).resident, ==, 0);
+    guest_begin(h, policy);
     return h;
 }
 
@@ -350,25 +364,48 @@ static void test_wasted(void)
 /* The guest changes its tables all the time: wrong pages come, no harm done. */
 typedef struct Churn {
     Harness *h;
+    _Atomic uint64_t *leaves[PAGES];    /* entries of space 0 */
     _Atomic bool stop;
 } Churn;
+
+/* What a page's entry may say next: mostly some page of the RAM. */
+static uint64_t new_entry(uint64_t page, uint32_t random)
+{
+    switch (random >> 28) {
+    case 0:
+        return 0;
+    case 1:
+        /* anything */
+        return (uint64_t)random << 9 | (random >> 3 & 0x87);
+    case 2:
+    case 3:
+    case 4:
+        return (random >> 8) % (RAM_SIZE / PAGE) * PAGE | 7;
+    default:
+        return frame_of(0, page) * PAGE | 7;
+    }
+}
 
 static gpointer change(gpointer opaque)
 {
     Churn *churn = opaque;
+    _Atomic uint64_t *top = (_Atomic uint64_t *)
+        table_at(churn->h, guest.roots[0] & MEMSWAP_GUEST_ADDRESS) +
+        (FIRST >> 39 & 511);
+    uint64_t right = atomic_load(top);
     uint32_t random = 1;
 
     while (!atomic_load(&churn->stop)) {
-        _Atomic uint64_t *entry;
+        uint64_t page;
 
         random = random * 1664525 + 1013904223;
-        entry = (_Atomic uint64_t *)table_at(
-            churn->h, (TABLES + (random >> 8) % 12) * PAGE) +
-            (random >> 20) % 512;
-        /* anything, now and then what was there */
-        atomic_store(entry, (uint64_t)random << 9 | (random >> 3 & 0x87));
+        page = (random >> 8) % PAGES;
+        atomic_store(churn->leaves[page], new_entry(page, random));
         if (!(random >> 26)) {
-            /* lets the tables leave */
+            /* a table that is none, for a while; tables may leave meanwhile */
+            atomic_store(top, (random >> 8) % (RAM_SIZE / PAGE) * PAGE | 7);
+            g_usleep(100);
+            atomic_store(top, right);
             g_usleep(1000);
         }
     }
@@ -381,19 +418,15 @@ static void test_changes(void)
         .size = RAM_SIZE, .limit = 4 * MIB, .evictors = 1, .pool = true,
     });
     Churn churn = { .h = h };
+    unsigned int walks, found;
     GThread *thread;
 
-    shuffle();
-    for (unsigned int space = 0; space < SPACES; space++) {
-        guest.roots[space] = memswap_guest_root((TABLES + space) * PAGE, 4);
+    guest_build(h);
+    for (unsigned int page = 0; page < PAGES; page++) {
+        churn.leaves[page] = (_Atomic uint64_t *)
+            entry_of(h, guest.roots[0], FIRST + page * PAGE);
     }
-    write_pages(h, 0, SPACES * PAGES);
-    h->engine->host.translate = host_translate;
-    h->engine->host.reverse = host_reverse;
-    h->engine->host.fault_context = host_context;
-    /* whoever resolves faults has seen them then */
-    harness_settle(h);
-    builtin_add(h, "v", "virtual");
+    guest_begin(h, "virtual");
     thread = g_thread_new("change", change, &churn);
     for (unsigned int i = 0; i < 4 * PAGES; i++) {
         uint64_t frame = frame_of(0, i % PAGES);
@@ -402,6 +435,13 @@ static void test_changes(void)
     }
     atomic_store(&churn.stop, true);
     g_thread_join(thread);
+    walks = atomic_load(&guest.walks);
+    found = atomic_load(&guest.found);
+    g_test_message("%u of %u addresses had a page, %u came", found, walks,
+                   (unsigned int)puppet_status(h, "v").prefetched);
+    g_assert_cmpuint(found, >, walks / 4);
+    g_assert_cmpuint(found, <, walks);
+    g_assert_cmpuint(puppet_status(h, "v").prefetched, >, 0);
     g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 0);
     g_assert_cmpint(memswap_policy_remove(h->engine, "v", NULL), ==, 0);
     check_pages(h, 0, SPACES * PAGES);
@@ -411,6 +451,7 @@ static void test_changes(void)
 static void test_options(void)
 {
     Harness *h = guest_new("virtual");
+    uint64_t before;
 
     g_assert_cmpint(memswap_policy_set(h->engine, "v", "window", "0", NULL),
                     ==, -EINVAL);
@@ -425,7 +466,12 @@ static void test_options(void)
     g_assert_cmpuint(puppet_status(h, "v").prefetched, >=, 150);
     /* a new machine: nothing is as it was */
     memswap_guest_reset(h->engine);
-    puppet_settle(h, "v");
+    before = puppet_status(h, "v").prefetched;
+    /* near where it was, but it has to learn anew */
+    touch_slowly(h, 250, 1, 4);
+    g_assert_cmpuint(puppet_status(h, "v").prefetched, ==, before);
+    touch_slowly(h, 254, 1, 4);
+    g_assert_cmpuint(puppet_status(h, "v").prefetched, >, before);
     harness_free(h);
 }
 
