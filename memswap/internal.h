@@ -248,7 +248,9 @@ typedef struct MemswapPolicies {
     _Atomic(MemswapPolicyHost *) reclaimer;
     /* It is to be told when room gets short; counts as a sleeper. */
     _Atomic bool armed;
+    /* These two are the same all the time, but for tests. */
     _Atomic int64_t patience;   /* ns until one that doesn't return hangs */
+    _Atomic int64_t requests_per_s;     /* of each; see policy-request.c */
     GThread *watch;             /* NULL until there is something to watch */
     _Atomic uint32_t watch_kick;    /* futex */
     _Atomic bool watch_stop;

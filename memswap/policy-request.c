@@ -16,9 +16,8 @@
 
 #include "policy-internal.h"
 
-/* Requests a second, and how many may be saved up. */
-#define TOKENS_PER_S 100000
-#define TOKENS_MAX 20000
+/* What may be saved up of a second's requests. */
+#define SAVED_PART 5
 /* A trial costs the guest up to 512 minor faults. */
 #define TRIAL_TOKENS 50
 /* Who has none left sleeps so long. */
@@ -40,15 +39,18 @@
 /* Take from the budget; false if there is not enough. */
 static bool take_tokens(MemswapPolicyHost *host, int64_t n)
 {
+    int64_t per_s = atomic_load(&host->engine->policies.requests_per_s);
+    int64_t each = 1000000000 / per_s;
+    int64_t most = per_s / SAVED_PART;
     int64_t now = memswap_policy_real_time();
-    int64_t gained = (now - host->tokens_at) / (1000000000 / TOKENS_PER_S);
+    int64_t gained = (now - host->tokens_at) / each;
 
-    if (!host->tokens_at || gained > TOKENS_MAX) {
-        host->tokens = TOKENS_MAX;
+    if (!host->tokens_at || gained > most) {
+        host->tokens = most;
         host->tokens_at = now;
-    } else if (gained > 0) {
-        host->tokens = MIN(host->tokens + gained, TOKENS_MAX);
-        host->tokens_at += gained * (1000000000 / TOKENS_PER_S);
+    } else {
+        host->tokens = MIN(host->tokens + gained, most);
+        host->tokens_at += gained * each;
     }
     if (host->tokens < n) {
         return false;

@@ -22,6 +22,8 @@
 
 /* How long a policy may take to return. */
 #define PATIENCE_NS 5000000000LL
+/* What it may ask for in a second. */
+#define REQUESTS_PER_S 100000
 /* How often the watch looks, of that time. */
 #define WATCH_PART 8
 /* How often somebody who waits looks at more than what wakes him. */
@@ -58,6 +60,7 @@ void memswap_policies_init(MemswapEngine *engine)
     g_mutex_init(&policies->lock);
     policies->hosts = g_ptr_array_new();
     policies->patience = PATIENCE_NS;
+    policies->requests_per_s = REQUESTS_PER_S;
 }
 
 /* Called with policies->lock. */

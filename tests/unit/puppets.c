@@ -119,6 +119,11 @@ int64_t puppet_ask(Harness *h, const char *id, const char *request,
     return puppet_counter(h, id, "result");
 }
 
+void puppet_budget(Harness *h, int64_t requests)
+{
+    atomic_store(&h->engine->policies.requests_per_s, requests);
+}
+
 void *puppet_symbol(const char *name, const char *symbol)
 {
     g_autofree char *path = puppet_path(name);

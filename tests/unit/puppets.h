@@ -26,6 +26,8 @@ uint64_t puppet_counter(Harness *h, const char *id, const char *name);
 /* Have the puppet ask for something; the result. */
 int64_t puppet_ask(Harness *h, const char *id, const char *request,
                    const char *format, ...) G_GNUC_PRINTF(4, 5);
+/* From now on each policy may ask for so much in a second. */
+void puppet_budget(Harness *h, int64_t requests);
 /* A variable in the puppet's object. */
 void *puppet_symbol(const char *name, const char *symbol);
 
