@@ -223,7 +223,7 @@ static bool squeeze_spares(MemswapPool *pool, uint64_t size, uint64_t limit)
 
 /* A spare segment, its memory cut or grown to @size; or NULL. */
 static MemswapSegment *take_spare(MemswapPool *pool, MemswapSegmentKind kind,
-                                  uint32_t size)
+                                  uint32_t size, uint64_t limit)
 {
     MemswapSegment *segment = list_pop(pool, &pool->spare[kind]);
 
@@ -235,6 +235,8 @@ static MemswapSegment *take_spare(MemswapPool *pool, MemswapSegmentKind kind,
         pool->keeps_memory = true;
         size = segment->backed;
     }
+    /* first, since the count is to stay below the limit at all times */
+    squeeze_spares(pool, size - MIN(size, segment->backed), limit);
     atomic_fetch_add_explicit(&pool->bytes, (int64_t)size - segment->backed,
                               memory_order_relaxed);
     segment->backed = size;
@@ -274,9 +276,8 @@ static int acquire_locked(MemswapPool *pool, MemswapSegmentKind kind,
         }
     }
 
-    *segment = take_spare(pool, kind, size);
+    *segment = take_spare(pool, kind, size, limit);
     if (*segment) {
-        squeeze_spares(pool, 0, limit);
         pool->borrowed |= borrow;
         return 0;
     }
