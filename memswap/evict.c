@@ -98,6 +98,11 @@ MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
  */
 static void run_store(Run *run)
 {
+    MemswapStore *store = run->engine->store;
+
+    if (store->ops->set_hurry) {
+        store->ops->set_hurry(store, memswap_short_of_room(run->engine));
+    }
     for (unsigned int i = 0; i < run->n; i++) {
         uint64_t page = run->first + i;
 

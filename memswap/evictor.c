@@ -44,6 +44,12 @@ static bool wants_room(MemswapEngine *engine, uint64_t reserve)
     return memswap_excess(engine, reserve) > 0;
 }
 
+bool memswap_short_of_room(MemswapEngine *engine)
+{
+    return atomic_load(&engine->n_stalled) > 0 ||
+           wants_room(engine, atomic_load(&engine->reserve_low) / 2);
+}
+
 static void kick(_Atomic uint32_t *reasons)
 {
     atomic_fetch_add(reasons, 1);

@@ -911,6 +911,8 @@ void memswap_evictors_kick(MemswapEngine *engine);
 void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged);
 /* A region was left behind: wake them if they have use for its room. */
 void memswap_evictors_behind(MemswapEngine *engine);
+/* Does somebody wait for room, or is about to? */
+bool memswap_short_of_room(MemswapEngine *engine);
 /* Reclaim in this thread until there is room for @size bytes, or no hope. */
 bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size);
 

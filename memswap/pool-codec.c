@@ -21,6 +21,12 @@
 
 /* LZ4's, to find out fast whether there is anything to be found. */
 #define PROBE_ACCELERATION 8
+/*
+ * LZ4's, in a hurry: what has nothing to be found is passed over faster.  Half
+ * of the time for data of which a part is random, three quarters for text and
+ * libraries, which take a tenth more room.
+ */
+#define HURRY_ACCELERATION 4
 /* zstd's.  Lower ones give up as fast themselves. */
 #define PROBE_FROM_LEVEL 0
 
@@ -184,9 +190,12 @@ int64_t memswap_compress(MemswapPool *pool, MemswapWriter *writer,
 {
     if (atomic_load_explicit(&pool->codec, memory_order_relaxed)
         == MEMSWAP_CODEC_LZ4 && size <= LZ4_MAX_INPUT_SIZE) {
+        bool hurry = atomic_load_explicit(&pool->hurry, memory_order_relaxed);
+
         *codec = MEMSWAP_ENTRY_LZ4;
         return LZ4_compress_fast_extState(writer->lz4, data, bytes, size,
-                                          memswap_compressed_max(size), 1);
+                                          memswap_compressed_max(size),
+                                          hurry ? HURRY_ACCELERATION : 1);
     }
     *codec = MEMSWAP_ENTRY_ZSTD;
     return compress_zstd(pool, writer, data, size, bytes);

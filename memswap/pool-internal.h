@@ -157,6 +157,7 @@ typedef struct MemswapPool {
     _Atomic uint64_t limit;
     _Atomic int codec; /* MemswapCodec */
     _Atomic int compression_level;
+    _Atomic bool hurry;         /* time counts more than room */
 
     /* The table; blocks and ids are only added: release, read by acquire. */
     _Atomic uint32_t n_segments;

@@ -270,6 +270,16 @@ static void pool_configure(MemswapStore *store, uint64_t limit,
                           memory_order_relaxed);
 }
 
+static void pool_set_hurry(MemswapStore *store, bool hurry)
+{
+    MemswapPool *pool = pool_of(store);
+
+    /* Asked for each run of pages; written to seldom. */
+    if (atomic_load_explicit(&pool->hurry, memory_order_relaxed) != hurry) {
+        atomic_store_explicit(&pool->hurry, hurry, memory_order_relaxed);
+    }
+}
+
 static void pool_get_stats(MemswapStore *store, MemswapStoreStats *stats)
 {
     MemswapPool *pool = pool_of(store);
@@ -315,6 +325,7 @@ static const MemswapStoreOps pool_ops = {
     .drop = pool_drop,
     .maintain = memswap_pool_maintain,
     .configure = pool_configure,
+    .set_hurry = pool_set_hurry,
     .get_stats = pool_get_stats,
     .free = pool_free,
 };

@@ -71,6 +71,11 @@ typedef struct MemswapStoreOps {
     /* Apply new limits; UINT64_MAX is none.  Takes effect on later puts. */
     void (*configure)(MemswapStore *store, uint64_t limit, MemswapCodec codec,
                       int compression_level);
+    /*
+     * Until told otherwise, a put is to take less time (@hurry) or less room.
+     * NULL: it makes no difference.
+     */
+    void (*set_hurry)(MemswapStore *store, bool hurry);
     void (*get_stats)(MemswapStore *store, MemswapStoreStats *stats);
     void (*free)(MemswapStore *store);
 } MemswapStoreOps;

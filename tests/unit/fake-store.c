@@ -131,6 +131,11 @@ static void fake_configure(MemswapStore *opaque, uint64_t limit,
     atomic_fetch_add(&store->configures, 1);
 }
 
+static void fake_set_hurry(MemswapStore *opaque, bool hurry)
+{
+    atomic_store(&((FakeStore *)opaque)->hurry, hurry);
+}
+
 static void fake_get_stats(MemswapStore *opaque, MemswapStoreStats *stats)
 {
     FakeStore *store = (FakeStore *)opaque;
@@ -165,6 +170,7 @@ FakeStore *fake_store_new(void)
         .drop = fake_drop,
         .maintain = fake_maintain,
         .configure = fake_configure,
+        .set_hurry = fake_set_hurry,
         .get_stats = fake_get_stats,
         .free = fake_free,
     };

@@ -27,8 +27,9 @@ struct FakeStore {
     /* Set by the test at any time. */
     _Atomic int put_error;      /* what put() returns instead of storing */
     _Atomic int get_error;      /* what get() returns instead of content */
-    _Atomic uint64_t limit;
-    _Atomic int codec;     /* bytes; put() beyond it gives -ENOSPC */
+    _Atomic uint64_t limit;     /* bytes; put() beyond it gives -ENOSPC */
+    _Atomic int codec;
+    _Atomic bool hurry;
     /* Handles below this are slow to get, so it says. */
     _Atomic uint64_t slow_below;
     void *opaque;               /* set before the hooks that want it */

@@ -137,6 +137,43 @@ static void test_streaming(void)
     harness_free(h);
 }
 
+typedef struct Hurries {
+    unsigned int puts;
+    bool first, last;
+} Hurries;
+
+static void note_hurry(FakeStore *store, void *opaque)
+{
+    Hurries *hurries = opaque;
+
+    hurries->last = atomic_load(&store->hurry);
+    if (!hurries->puts++) {
+        hurries->first = hurries->last;
+    }
+}
+
+/* The store is told to be quick as long as room is short, and no longer. */
+static void test_hurry(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 8 * MIB, .limit = 8 * MIB, .evictors = 1,
+        .reserve_low = MIB, .reserve_high = 2 * MIB,
+    });
+    Hurries hurries = { 0 };
+
+    write_pages(h, 0, 7 * MIB / PAGE);
+    h->store->opaque = &hurries;
+    atomic_store(&h->store->before_put, note_hurry);
+    harness_set_limit(h, 6 * MIB, 0);
+    wait_until(atomic_load(&h->engine->sleepers) == 1 &&
+               atomic_load(&h->engine->charged) <= 4 * MIB);
+    atomic_store(&h->store->before_put, NULL);
+    g_assert_cmpuint(hurries.puts, >, 0);
+    g_assert_true(hurries.first);
+    g_assert_false(hurries.last);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -144,5 +181,6 @@ int main(int argc, char **argv)
     g_test_add_func("/evictors/no-pressure", test_no_pressure);
     g_test_add_func("/evictors/at-once", test_at_once);
     g_test_add_func("/evictors/streaming", test_streaming);
+    g_test_add_func("/evictors/hurry", test_hurry);
     return g_test_run();
 }

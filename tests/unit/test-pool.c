@@ -259,6 +259,45 @@ static void test_incompressible(void)
     pages_free(&pages);
 }
 
+/* LZ4 makes more of a page when it has the time. */
+static void test_hurry(void)
+{
+    TestPages pages;
+    g_autofree uint8_t *buffer = NULL;
+    uint8_t copy[4096];
+    uint64_t random = 1, calm = 0;
+
+    pages_init(&pages, 1, 4 * KIB, MIXED, UINT64_MAX);
+    buffer = pages_buffer(&pages);
+    pages.codec = MEMSWAP_CODEC_LZ4;
+    pages_configure(&pages, UINT64_MAX, 1);
+    /* words of a few letters: many short matches */
+    for (unsigned int i = 0; i < 4096; i += 8) {
+        memcpy(buffer + i, "reclaim", 8);
+        buffer[i] = next_random(&random) % 8;
+    }
+    for (unsigned int i = 0; i < 3; i++) {
+        const MemswapStoreOps *ops = pages.store->ops;
+        uint64_t handle, bytes;
+
+        ops->set_hurry(pages.store, i == 1);
+        g_assert_cmpint(ops->put(pages.store, buffer, 4096, OWNER_BASE,
+                                 &handle), ==, 0);
+        bytes = pages_stats(&pages).data_bytes;
+        if (i == 0) {
+            calm = bytes;
+        } else if (i == 1) {
+            g_assert_cmpuint(bytes, >, calm);
+        } else {
+            g_assert_cmpuint(bytes, ==, calm);
+        }
+        g_assert_cmpint(ops->get(pages.store, handle, copy, 4096), ==, 0);
+        g_assert_true(!memcmp(copy, buffer, 4096));
+        ops->drop(pages.store, handle);
+    }
+    pages_free(&pages);
+}
+
 /* Get and drop wait for no lock: with all of them taken, they still work. */
 static void test_no_lock(void)
 {
@@ -353,6 +392,7 @@ int main(int argc, char **argv)
     g_test_add_func("/pool/levels", test_levels);
     g_test_add_func("/pool/codecs", test_codecs);
     g_test_add_func("/pool/incompressible", test_incompressible);
+    g_test_add_func("/pool/hurry", test_hurry);
     g_test_add_func("/pool/no-lock", test_no_lock);
     g_test_add_func("/pool/contexts-in-use", test_contexts_in_use);
     return g_test_run();
