@@ -87,7 +87,8 @@ static int peek_stored(const Peek *peek, uint64_t old)
     if (block->page_size > sizeof(data) ||
         (store->ops->slow && store->ops->slow(store, handle)) ||
         !memswap_word_cas(&block->words[peek->page], &old,
-                          memswap_word_with_state(old, MEMSWAP_FILLING))) {
+                          memswap_word_with_state(old, MEMSWAP_FILLING) |
+                          MEMSWAP_WORD_PEEKED)) {
         return -EAGAIN;
     }
     ret = store->ops->get(store, handle, data, block->page_size);

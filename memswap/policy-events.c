@@ -181,7 +181,7 @@ void memswap_policy_look(MemswapBlock *block, uint64_t number,
     for (uint64_t i = 0; i < n; i++) {
         uint64_t word = memswap_word_load(&block->words[first + i]);
 
-        switch (memswap_word_state(word)) {
+        switch (memswap_word_told_state(word)) {
         case MEMSWAP_TRIAL:
             event.trial.n_cold++;
             break;

@@ -114,7 +114,7 @@ static uint32_t page_states(uint64_t word)
 {
     uint32_t pinned = memswap_word_pins(word) ? MEMSWAP_POLICY_IS_PINNED : 0;
 
-    switch (memswap_word_state(word)) {
+    switch (memswap_word_told_state(word)) {
     case MEMSWAP_ABSENT:
         return MEMSWAP_POLICY_IS_ABSENT;
     case MEMSWAP_TRIAL:

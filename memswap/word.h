@@ -55,6 +55,8 @@ typedef enum MemswapState {
  * before a zap.
  */
 #define MEMSWAP_WORD_MAPPED     (1ULL << 6)
+/* In FILLING from STORED: it is only read, and goes back there; see peek.c. */
+#define MEMSWAP_WORD_PEEKED     MEMSWAP_WORD_MAPPED
 /*
  * In the page cache, owned or not: the handle is that of a copy made when the
  * page was evicted the last time, see copies.c.
@@ -92,6 +94,15 @@ static inline unsigned int memswap_word_ahead(uint64_t word)
 static inline uint64_t memswap_word_handle(uint64_t word)
 {
     return word >> MEMSWAP_HANDLE_SHIFT;
+}
+
+/* The state to tell others of: one that is peeked at is where it was. */
+static inline MemswapState memswap_word_told_state(uint64_t word)
+{
+    MemswapState state = memswap_word_state(word);
+
+    return state == MEMSWAP_FILLING && (word & MEMSWAP_WORD_PEEKED) ?
+           MEMSWAP_STORED : state;
 }
 
 /* Is it a page that a zap must not unmap? */
@@ -162,7 +173,14 @@ static inline bool memswap_word_legal(uint64_t old, uint64_t new)
     default:
         break;
     }
-    if ((new & MEMSWAP_WORD_MAPPED) && to != MEMSWAP_RESIDENT) {
+    if ((new & MEMSWAP_WORD_MAPPED) && to != MEMSWAP_RESIDENT &&
+        !(to == MEMSWAP_FILLING && from == MEMSWAP_STORED) &&
+        !(to == MEMSWAP_FILLING && from == MEMSWAP_FILLING &&
+          (old & MEMSWAP_WORD_PEEKED))) {
+        return false;
+    }
+    if (from == MEMSWAP_FILLING && (old & MEMSWAP_WORD_PEEKED) &&
+        to != MEMSWAP_STORED && to != MEMSWAP_FILLING) {
         return false;
     }
     if (to == MEMSWAP_FILLING && from != MEMSWAP_FILLING &&

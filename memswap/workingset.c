@@ -178,7 +178,7 @@ static void add_sample(MemswapBlock *block, uint64_t i, uint32_t now,
           MEMSWAP_REGION_TOUCHED)) {
         return;
     }
-    state = memswap_word_state(memswap_word_load(&block->words[page]));
+    state = memswap_word_told_state(memswap_word_load(&block->words[page]));
     mapped = state == MEMSWAP_RESIDENT || state == MEMSWAP_FILLING;
     if (state == MEMSWAP_ABSENT || state == MEMSWAP_DISCARDING ||
         state == MEMSWAP_POISONED) {

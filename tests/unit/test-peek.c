@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "meeting.h"
+#include "puppets.h"
 
 #define PAGES 64
 
@@ -173,6 +174,30 @@ static void test_errors(void)
     harness_free(h);
 }
 
+/* What is lost can't be read, and whoever waits for it goes on waiting. */
+static void test_lost(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+    uint8_t data[PAGE];
+    Task *task;
+
+    write_pages(h, 0, 10);
+    g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, 10 * PAGE);
+    h->store->get_error = -EBADMSG;
+    task = task_start(h, task_read, 3);
+    wait_until(ram_state(&h->ram, 3) == MEMSWAP_POISONED);
+    h->store->get_error = 0;
+    g_assert_cmpint(peek(h, 3, data), ==, -EIO);
+    check_peek(h, 4, 9);
+    g_assert_cmpint(ram_state(&h->ram, 3), ==, MEMSWAP_POISONED);
+    task_check_waits(task);
+    g_assert_cmpint(task_discard(h, 3), ==, 0);
+    g_assert_cmpint(task_join(task), ==, 0);
+    check_peek(h, 3, 0);
+    harness_check(h);
+    harness_free(h);
+}
+
 /* In somebody's hands: not known, and not waited for. */
 static void peek_in_eviction(FakeStore *store, void *opaque)
 {
@@ -192,6 +217,32 @@ static void peek_in_fill(FakeStore *store, void *opaque)
     store->before_get = NULL;
     g_assert_cmpint(ram_state(&h->ram, 0), ==, MEMSWAP_FILLING);
     g_assert_cmpint(peek(h, 0, data), ==, -EAGAIN);
+}
+
+/* To a policy it is where it was: it is not about to be in memory. */
+static void ask_in_peek(FakeStore *store, void *opaque)
+{
+    Harness *h = opaque;
+
+    store->before_get = NULL;
+    g_assert_cmpint(ram_state(&h->ram, 3), ==, MEMSWAP_FILLING);
+    g_assert_cmpint(puppet_ask(h, "p", "stored-pages", "0 0 10"), ==, 10);
+    g_assert_cmpint(puppet_ask(h, "p", "resident-pages", "0 0 10"), ==, 0);
+}
+
+static void test_told(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+
+    write_pages(h, 0, 10);
+    g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, 10 * PAGE);
+    puppet_add(h, "p", "puppet");
+    h->store->opaque = h;
+    h->store->before_get = ask_in_peek;
+    check_peek(h, 3, 7);
+    g_assert_null(h->store->before_get);
+    harness_check(h);
+    harness_free(h);
 }
 
 static void test_in_hand(void)
@@ -314,6 +365,8 @@ int main(int argc, char **argv)
     g_test_add_func("/peek/pool", test_pool);
     g_test_add_func("/peek/bad", test_bad);
     g_test_add_func("/peek/errors", test_errors);
+    g_test_add_func("/peek/lost", test_lost);
+    g_test_add_func("/peek/told", test_told);
     g_test_add_func("/peek/in-hand", test_in_hand);
     g_test_add_func("/peek/leaves", test_leaves);
     g_test_add_func("/peek/met", test_met);

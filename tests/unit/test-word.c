@@ -123,7 +123,7 @@ static void test_flags(void)
                             legal && to != A);
             g_assert_cmpint(memswap_word_legal(from, to |
                                                MEMSWAP_WORD_MAPPED), ==,
-                            legal && to == R);
+                            legal && (to == R || (from == S && to == F)));
             g_assert_cmpint(memswap_word_legal(from, to |
                                                MEMSWAP_WORD_DISCARD), ==,
                             legal && to == F);
@@ -143,6 +143,23 @@ static void test_flags(void)
         g_assert_cmphex(memswap_word_handle(word), ==, (1ULL << 40) - 1);
     }
     g_assert_false(memswap_word_legal(D, memswap_word_with_handle(A, 1)));
+}
+
+/* A page that is only read goes back to where it was. */
+static void test_peeked(void)
+{
+    uint64_t peeked = F | MEMSWAP_WORD_PEEKED;
+
+    g_assert_true(memswap_word_legal(S, peeked));
+    g_assert_true(memswap_word_legal(peeked, peeked | MEMSWAP_WORD_WANTED));
+    g_assert_true(memswap_word_legal(peeked, S));
+    g_assert_false(memswap_word_legal(peeked, R));
+    g_assert_false(memswap_word_legal(peeked, R | MEMSWAP_WORD_MAPPED));
+    g_assert_false(memswap_word_legal(F, peeked));
+    g_assert_false(memswap_word_legal(R, peeked));
+    g_assert_cmpint(memswap_word_told_state(peeked), ==, S);
+    g_assert_cmpint(memswap_word_told_state(F), ==, F);
+    g_assert_cmpint(memswap_word_told_state(R | MEMSWAP_WORD_MAPPED), ==, R);
 }
 
 static void test_handles(void)
@@ -182,6 +199,7 @@ int main(int argc, char **argv)
     g_test_add_func("/word/no-such-state", test_no_such_state);
     g_test_add_func("/word/pins", test_pins);
     g_test_add_func("/word/flags", test_flags);
+    g_test_add_func("/word/peeked", test_peeked);
     g_test_add_func("/word/handles", test_handles);
     g_test_add_func("/word/lost-race", test_lost_race);
     for (unsigned int from = 0; from < MEMSWAP_STATE__MAX; from++) {
