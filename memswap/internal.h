@@ -165,6 +165,8 @@ typedef struct MemswapStalled {
     uint64_t page;
     int64_t since;
     bool force;                 /* it may pass the limit */
+    bool in_hand;               /* somebody tries to resolve it */
+    bool again;                 /* and it was reported meanwhile */
 } MemswapStalled;
 
 /* Bits for who uses which of a set of buffers. */

@@ -85,6 +85,21 @@ static void note_end(MemswapBlock *block, uint64_t page, uint64_t waited)
     }
 }
 
+/* The fault on @page that waits, or NULL; called with stall_lock. */
+static MemswapStalled *find_stalled(MemswapEngine *engine,
+                                    const MemswapBlock *block, uint64_t page)
+{
+    for (guint i = 0; i < engine->stalled->len; i++) {
+        MemswapStalled *known = &g_array_index(engine->stalled,
+                                               MemswapStalled, i);
+
+        if (known->block == block && known->page == page) {
+            return known;
+        }
+    }
+    return NULL;
+}
+
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
                    bool force)
 {
@@ -92,18 +107,16 @@ void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
     MemswapStalled stalled = {
         .block = block, .page = page, .since = since, .force = force,
     };
+    MemswapStalled *known;
 
     g_mutex_lock(&engine->stall_lock);
     /* A signal makes the kernel report the same fault again. */
-    for (guint i = 0; i < engine->stalled->len; i++) {
-        MemswapStalled *other = &g_array_index(engine->stalled,
-                                               MemswapStalled, i);
-
-        if (other->block == block && other->page == page) {
-            other->force |= force;
-            g_mutex_unlock(&engine->stall_lock);
-            return;
-        }
+    known = find_stalled(engine, block, page);
+    if (known) {
+        known->force |= force;
+        known->again |= known->in_hand;
+        g_mutex_unlock(&engine->stall_lock);
+        return;
     }
     memswap_block_ref(block);
     g_array_append_val(engine->stalled, stalled);
@@ -115,32 +128,66 @@ void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
     memswap_evictors_kick(engine);
 }
 
-/* Take the fault that is @i-th in the order of time; false past the end. */
+/*
+ * Take in hand the fault that is @i-th in the order of time, or the next that
+ * nobody has; false past the end.
+ */
 static bool take_stalled(MemswapEngine *engine, guint i,
                          MemswapStalled *stalled)
 {
-    bool any;
+    bool any = false;
 
     g_mutex_lock(&engine->stall_lock);
-    any = i < engine->stalled->len;
-    if (any) {
-        *stalled = g_array_index(engine->stalled, MemswapStalled, i);
-        g_array_remove_index(engine->stalled, i);
+    for (; i < engine->stalled->len && !any; i++) {
+        MemswapStalled *known = &g_array_index(engine->stalled,
+                                               MemswapStalled, i);
+
+        any = !known->in_hand;
+        if (any) {
+            known->in_hand = true;
+            *stalled = *known;
+        }
     }
     g_mutex_unlock(&engine->stall_lock);
     return any;
 }
 
-static void put_back(MemswapEngine *engine, guint i, MemswapStalled *stalled)
+/*
+ * It is resolved, or has to wait on.  Reported again meanwhile, it may have
+ * gone out once more since it was resolved: then it stays, to be looked at.
+ * Returns where to go on.
+ */
+static guint end_stalled(MemswapEngine *engine,
+                         const MemswapStalled *stalled, bool resolved)
 {
+    MemswapBlock *block = stalled->block;
+    MemswapStalled *known;
+    int64_t waited = memswap_now(engine) - stalled->since;
+    bool over;
+    guint i;
+
     g_mutex_lock(&engine->stall_lock);
-    g_array_insert_val(engine->stalled, MIN(i, engine->stalled->len),
-                       *stalled);
+    known = find_stalled(engine, block, stalled->page);
+    i = known - &g_array_index(engine->stalled, MemswapStalled, 0);
+    over = resolved && !known->again;
+    if (over) {
+        g_array_remove_index(engine->stalled, i);
+        count_stalled(engine, block, -1);
+    } else {
+        i += !resolved;
+        known->in_hand = false;
+        known->again = false;
+    }
     g_mutex_unlock(&engine->stall_lock);
+    if (over) {
+        note_end(block, stalled->page, waited);
+        memswap_block_unref(block);
+    }
+    return i;
 }
 
 /* False if it has to wait on. */
-static bool serve(MemswapEngine *engine, MemswapStalled *stalled)
+static bool serve(MemswapEngine *engine, const MemswapStalled *stalled)
 {
     bool force = stalled->force || memswap_limit_is_soft(engine);
     MemswapFaultKind kind;
@@ -151,9 +198,6 @@ static bool serve(MemswapEngine *engine, MemswapStalled *stalled)
                      &kind) == MEMSWAP_NO_ROOM) {
         return false;
     }
-    note_end(stalled->block, stalled->page,
-             memswap_now(engine) - stalled->since);
-    memswap_block_unref(stalled->block);
     return true;
 }
 
@@ -237,9 +281,8 @@ void memswap_serve_stalled(MemswapEngine *engine)
 {
     uint32_t seen;
 
-    if (atomic_load(&engine->n_held)) {
-        next_chance(engine);
-    }
+    /* for those who wait themselves, and for who has a fault in hand now */
+    next_chance(engine);
     do {
         MemswapStalled stalled;
         guint i = 0;
@@ -247,11 +290,7 @@ void memswap_serve_stalled(MemswapEngine *engine)
         seen = atomic_load(&engine->room_seq);
         while (atomic_load(&engine->n_stalled) &&
                take_stalled(engine, i, &stalled)) {
-            if (serve(engine, &stalled)) {
-                count_stalled(engine, stalled.block, -1);
-            } else {
-                put_back(engine, i++, &stalled);
-            }
+            i = end_stalled(engine, &stalled, serve(engine, &stalled));
         }
         /* Room made while one was in our hands was not seen by the maker. */
     } while (seen != atomic_load(&engine->room_seq));
@@ -288,7 +327,8 @@ void memswap_forget_stalled(MemswapBlock *block)
         MemswapStalled *stalled = &g_array_index(engine->stalled,
                                                  MemswapStalled, i);
 
-        if (stalled->block == block) {
+        /* who has it in hand finds out that the block goes */
+        if (stalled->block == block && !stalled->in_hand) {
             g_array_remove_index(engine->stalled, i);
             count_stalled(engine, block, -1);
             memswap_block_unref(block);
