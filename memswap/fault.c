@@ -163,7 +163,7 @@ static int fill_place(Fill *fill)
 
 /* What the page cache has now, and the copy, are accounted for. */
 static void fill_account(MemswapBlock *block, uint64_t page, uint64_t old,
-                         uint64_t *flags, uint64_t *handle)
+                         bool ahead, uint64_t *flags, uint64_t *handle)
 {
     MemswapEngine *engine = block->engine;
 
@@ -198,20 +198,34 @@ static void fill_account(MemswapBlock *block, uint64_t page, uint64_t old,
         return;
     }
     memswap_count(engine->refaults, 1);
-    memswap_age_refaulted(block, memswap_page_region(block, page));
+    if (!ahead) {
+        memswap_age_refaulted(block, memswap_page_region(block, page));
+    }
     if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(FILLED))) {
         memswap_policy_emit(engine, MEMSWAP_POLICY_FILLED, block, page, 1);
     }
 }
 
-void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
-                         bool mapped)
+static void fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
+                        bool mapped, bool ahead)
 {
     uint64_t flags = mapped ? MEMSWAP_WORD_MAPPED : 0;
     uint64_t handle = 0;
 
-    fill_account(block, page, old, &flags, &handle);
+    fill_account(block, page, old, ahead, &flags, &handle);
     memswap_page_settle(block, page, MEMSWAP_RESIDENT, flags, handle);
+}
+
+void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
+                         bool mapped)
+{
+    fill_finish(block, page, old, mapped, false);
+}
+
+void memswap_fill_finish_ahead(MemswapBlock *block, uint64_t page,
+                               uint64_t old, bool mapped)
+{
+    fill_finish(block, page, old, mapped, true);
 }
 
 void memswap_fill_finish_watched(MemswapBlock *block, uint64_t page,
@@ -221,7 +235,7 @@ void memswap_fill_finish_watched(MemswapBlock *block, uint64_t page,
     uint64_t flags = (uint64_t)ahead << MEMSWAP_AHEAD_SHIFT;
     uint64_t handle = 0;
 
-    fill_account(block, page, old, &flags, &handle);
+    fill_account(block, page, old, true, &flags, &handle);
     memswap_count(engine->trial_pages, (int64_t)block->page_size);
     if (!memswap_page_settle(block, page, MEMSWAP_TRIAL, flags, handle)) {
         memswap_count(engine->trial_pages, -(int64_t)block->page_size);
@@ -441,6 +455,6 @@ MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
         memswap_count(engine->faults[*kind], 1);
         memswap_trace(engine, MEMSWAP_TRACE_FILL, block, page, *kind);
     }
-    memswap_fill_finish(block, page, fill.old, !zapping);
+    fill_finish(block, page, fill.old, !zapping, hint);
     return MEMSWAP_DONE;
 }

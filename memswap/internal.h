@@ -516,6 +516,9 @@ int memswap_fill_build(MemswapBlock *block, uint64_t old, uint8_t *data);
 /* It is in place: account for it, then let others at it. */
 void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
                          bool mapped);
+/* The same, though nobody came for it: to the curve it is no refault. */
+void memswap_fill_finish_ahead(MemswapBlock *block, uint64_t page,
+                               uint64_t old, bool mapped);
 
 /*
  * It is in the page cache, and not mapped: on trial, watched for the policy in
@@ -614,13 +617,19 @@ void memswap_readahead_destroy(MemswapEngine *engine);
  */
 void memswap_readahead(MemswapBlock *block, uint64_t page,
                        MemswapFaultKind kind);
+typedef enum MemswapBring {
+    MEMSWAP_BRING_ASKED,        /* somebody named them, who may be wrong */
+    MEMSWAP_BRING_NEXT,         /* of a sequence of faults */
+    MEMSWAP_BRING_NEXT_OR_NEW,  /* the same, those never touched, too */
+} MemswapBring;
+
 /*
  * Bring in the pages of one region from @page on, as far as it goes without
- * waiting.  @absent: those never touched, too.  Returns how many; *@stored
- * says how many of them had left the page cache.
+ * waiting.  Returns how many; *@stored says how many of them had left the page
+ * cache.
  */
 unsigned int memswap_bring_in(MemswapBlock *block, uint64_t page,
-                              uint64_t end, bool absent,
+                              uint64_t end, MemswapBring what,
                               unsigned int *stored);
 
 /* events.c */

@@ -210,7 +210,7 @@ static uint64_t bring_unwatched(MemswapBlock *block, uint64_t first,
     if (block->page_size != SMALL_PAGE) {
         return bring_hugepages(block, first, end, more);
     }
-    return memswap_bring_in(block, first, end, false, &stored);
+    return memswap_bring_in(block, first, end, MEMSWAP_BRING_ASKED, &stored);
 }
 
 /* Pages that are all stored, but for a change just now. */
@@ -233,7 +233,7 @@ static uint64_t bring_watched_run(MemswapPolicyHost *host,
         }
         if (plain) {
             unsigned int n = memswap_bring_in(block, first, first + plain,
-                                              false, &stored);
+                                              MEMSWAP_BRING_ASKED, &stored);
 
             governor->since_watched += n;
             done += n;

@@ -181,13 +181,13 @@ static void run_undo(Run *run, unsigned int i)
 }
 
 unsigned int memswap_bring_in(MemswapBlock *block, uint64_t page,
-                              uint64_t end, bool absent,
+                              uint64_t end, MemswapBring what,
                               unsigned int *stored)
 {
     MemswapEngine *engine = block->engine;
     MemswapRegion *region = memswap_page_region(block, page);
     uint8_t *buffer = take_buffer(engine);
-    Run run = { .block = block, .absent = absent };
+    Run run = { .block = block, .absent = what == MEMSWAP_BRING_NEXT_OR_NEW };
     unsigned int total = 0;
 
     while (buffer && page < end) {
@@ -202,7 +202,10 @@ unsigned int memswap_bring_in(MemswapBlock *block, uint64_t page,
         zapping = atomic_load(&region->zapping) != 0;
         placed = run_place(&run, buffer);
         for (unsigned int i = 0; i < run.n; i++) {
-            if (i < placed) {
+            if (i < placed && what == MEMSWAP_BRING_ASKED) {
+                memswap_fill_finish_ahead(block, run.first + i, run.old[i],
+                                          !zapping);
+            } else if (i < placed) {
                 memswap_fill_finish(block, run.first + i, run.old[i],
                                     !zapping);
             } else {
@@ -300,7 +303,9 @@ void memswap_readahead(MemswapBlock *block, uint64_t page,
     page++;
     if (window) {
         page += memswap_bring_in(block, page, MIN(end, page + window),
-                                 kind == MEMSWAP_FAULT_ABSENT, &stored);
+                                 kind == MEMSWAP_FAULT_ABSENT ?
+                                 MEMSWAP_BRING_NEXT_OR_NEW :
+                                 MEMSWAP_BRING_NEXT, &stored);
         atomic_fetch_add_explicit(&region->streamed, stored,
                                   memory_order_relaxed);
     }

@@ -130,7 +130,9 @@ void memswap_touched(MemswapBlock *block, uint64_t page, int64_t when)
         atomic_store_explicit(&sample->touched_at, now,
                               memory_order_relaxed);
     }
-    if (now - atomic_load_explicit(&set->decayed_at, memory_order_relaxed) >=
+    /* a fault may have begun before somebody else let it decay */
+    if ((int32_t)(now - atomic_load_explicit(&set->decayed_at,
+                                             memory_order_relaxed)) >=
         TICK_S) {
         decay(block->engine, when, false);
     }
@@ -226,7 +228,9 @@ void memswap_get_working_sets(MemswapEngine *engine,
  * that a distance may be too short by what was evicted while its region was,
  * hardly more than a region; and more memory would change what the clock
  * takes.  Of sizes below what is resident it says nothing: there the working
- * sets do.  Counts lose half of their weight in ten minutes.
+ * sets do.  Nor does what somebody asked for ahead of a touch count: it is
+ * faults that more memory would save.  Counts lose half of their weight in ten
+ * minutes.
  */
 
 void memswap_curve_add(MemswapBlock *block, uint32_t distance)

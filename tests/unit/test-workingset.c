@@ -236,6 +236,49 @@ static void test_decays(void)
     harness_free(h);
 }
 
+/* What comes ahead of a touch is no refault; what a sequence takes along is. */
+static void test_ahead(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 16 * MIB, .fake_clock = true, .readahead = 16 * PAGE,
+    });
+    MemswapRange range = { h->ram.block->name, 0, 100 * PAGE };
+    MemswapCurvePoint points[MEMSWAP_CURVE_POINTS];
+
+    write_pages(h, 0, 200);
+    take(h, 0, 200, false);
+    g_assert_cmpint(memswap_prefetch(h->engine, &range, 1, NULL, NULL, NULL),
+                    ==, 100 * PAGE);
+    harness_tick(h, 10 * SECOND);
+    memswap_get_curve(h->engine, points);
+    g_assert_cmpfloat(points[0].refaults, ==, 0);
+    check_pages(h, 0, 200);
+    g_assert_cmpuint(stats_of(h).readahead, >, 100);
+    memswap_get_curve(h->engine, points);
+    /* of these alone, each weighing a little more than those before */
+    g_assert_cmpfloat_with_epsilon(points[0].refaults, 10, 0.5);
+    harness_free(h);
+}
+
+/* A fault that began before the last time is no reason to do it again. */
+static void test_late(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 64 * MIB, .fake_clock = true,
+    });
+    MemswapWorkingset *set = &h->engine->workingset;
+    MemswapCurvePoint points[MEMSWAP_CURVE_POINTS];
+
+    harness_tick(h, 100 * SECOND);
+    memswap_get_curve(h->engine, points);
+    come_back(h, 0, 1);
+    memswap_touched(h->ram.block, 0, 99 * SECOND);
+    g_assert_cmpuint(set->taken[0], ==, 0);
+    memswap_touched(h->ram.block, 0, 160 * SECOND);
+    g_assert_cmpuint(set->taken[0], ==, 1);
+    harness_free(h);
+}
+
 /*
  * Again and again through 24 MiB, with 12 resident: the curve has to fall
  * where all of it would fit, and not before.
@@ -381,6 +424,8 @@ int main(int argc, char **argv)
     g_test_add_func("/workingset/eighths", test_eighths);
     g_test_add_func("/workingset/curve", test_curve);
     g_test_add_func("/workingset/decays", test_decays);
+    g_test_add_func("/workingset/ahead", test_ahead);
+    g_test_add_func("/workingset/late", test_late);
     g_test_add_func("/workingset/knee", test_knee);
     g_test_add_func("/workingset/map", test_map);
     g_test_add_func("/workingset/terabyte", test_terabyte);
