@@ -560,6 +560,10 @@ MemswapBlock *memswap_age_take_behind(MemswapEngine *engine,
 
 void memswap_workingset_init(MemswapEngine *engine);
 int memswap_samples_open(MemswapBlock *block);
+/* Bytes of them that are in use, about. */
+uint64_t memswap_samples_used(MemswapBlock *block);
+/* Of the samples there are, one in so many is looked at by a query. */
+uint64_t memswap_samples_step(MemswapEngine *engine);
 void memswap_samples_close(MemswapBlock *block);
 /* The bucket of a value, of MEMSWAP_EIGHTHS. */
 unsigned int memswap_eighth(uint32_t value);

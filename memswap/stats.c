@@ -22,7 +22,8 @@ static void add_block(MemswapStats *stats, MemswapBlock *block)
     stats->huge += atomic_load(&block->huge_regions) * MEMSWAP_REGION_SIZE;
     stats->metadata += atomic_load(&block->regions_touched) *
                        (block->region_pages * sizeof(MemswapWord) +
-                        sizeof(MemswapRegion));
+                        sizeof(MemswapRegion)) +
+                       memswap_samples_used(block);
 }
 
 void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)

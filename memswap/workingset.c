@@ -14,10 +14,13 @@
  * What is known is kept for a sample of pages: one of each 2^shift side by
  * side, at a place that is as good as random (spatial sampling, as in
  * Waldspurger and others, "Efficient MRC construction with SHARDS", FAST
- * 2015).  Up to 65,536 pages a block all are in it, and the figures are exact.
- * Beyond, there are at least n = 32,768 of them, and of a share p of the block
- * the standard error is at most sqrt(p(1-p)/n): 0.28 % of the block.  Times
- * are in whole seconds: a touch may count for one second more or less.
+ * 2015).  Up to 16 MiB all are in it, and the figures are exact.  Beyond, one
+ * page of each 16 KiB is, which takes less than 0.05 % of memory; and from
+ * 1 GiB on 65,536 of them at most, 32,768 at least.  With n of them, of a share
+ * p of the block the standard error is at most sqrt(p(1-p)/n): 0.28 % of 1 GiB
+ * or more, 0.8 % at worst.  Who asks gets 65,536 of them looked at, of all
+ * blocks together.  Times are in whole seconds: a touch may count for one
+ * second more or less.
  *
  * On the fault path that is one or two relaxed stores and an addition; once a
  * minute somebody lets the histogram decay.  No lock is waited for there.
@@ -32,8 +35,13 @@
 #include "internal.h"
 #include "sparse.h"
 
-/* Samples of a block, at most. */
+/* Samples of a block, at most, and how many it may have if it is small. */
 #define SAMPLES_MAX 65536
+#define SAMPLES_SMALL 4096
+/* Bytes of a block for each sample, between these. */
+#define SAMPLE_BYTES 16384
+/* How many are looked at at once. */
+#define LOOKS_MAX 65536
 
 #define S_NS 1000000000LL
 #define TICK_S 60
@@ -69,8 +77,11 @@ static uint64_t eighth_from(unsigned int bucket)
 
 int memswap_samples_open(MemswapBlock *block)
 {
+    uint64_t most = CLAMP(block->size / SAMPLE_BYTES, SAMPLES_SMALL,
+                          SAMPLES_MAX);
+
     block->sample_shift = 0;
-    while (block->n_pages >> block->sample_shift > SAMPLES_MAX) {
+    while (block->n_pages >> block->sample_shift > most) {
         block->sample_shift++;
     }
     block->n_samples = ((block->n_pages - 1) >> block->sample_shift) + 1;
@@ -85,6 +96,14 @@ void memswap_samples_close(MemswapBlock *block)
         munmap(block->samples, block->n_samples * sizeof(*block->samples));
         block->samples = NULL;
     }
+}
+
+uint64_t memswap_samples_used(MemswapBlock *block)
+{
+    uint64_t each = MAX(block->region_pages >> block->sample_shift, 1);
+
+    return MIN(atomic_load(&block->regions_touched) * each,
+               block->n_samples) * sizeof(MemswapSample);
 }
 
 /* The page that stands for those of its group. */
@@ -163,12 +182,13 @@ static bool within(uint32_t at, uint32_t now, uint32_t window)
     return at && (at >= now || now - at < window);
 }
 
-static void add_sample(MemswapBlock *block, uint64_t i, uint32_t now,
-                       MemswapWindow sets[MEMSWAP_WINDOWS])
+/* It stands for @step of its kind. */
+static void add_sample(MemswapBlock *block, uint64_t i, uint64_t step,
+                       uint32_t now, MemswapWindow sets[MEMSWAP_WINDOWS])
 {
     MemswapSample *sample = &block->samples[i];
     uint64_t page = sample_page(block, i);
-    uint64_t size = block->page_size << block->sample_shift;
+    uint64_t size = (block->page_size << block->sample_shift) * step;
     uint32_t touched_at = atomic_load(&sample->touched_at);
     uint32_t unmapped_at = atomic_load(&sample->unmapped_at);
     MemswapState state;
@@ -195,10 +215,27 @@ static void add_sample(MemswapBlock *block, uint64_t i, uint32_t now,
     }
 }
 
+uint64_t memswap_samples_step(MemswapEngine *engine)
+{
+    unsigned int n = atomic_load(&engine->n_slots);
+    uint64_t samples = 0;
+
+    for (unsigned int slot = 0; slot < n; slot++) {
+        MemswapBlock *block = memswap_block_get(engine, slot);
+
+        if (block) {
+            samples += block->n_samples;
+            memswap_block_unref(block);
+        }
+    }
+    return samples > LOOKS_MAX ? (samples - 1) / LOOKS_MAX + 1 : 1;
+}
+
 void memswap_get_working_sets(MemswapEngine *engine,
                               MemswapWindow sets[MEMSWAP_WINDOWS])
 {
     unsigned int n = atomic_load(&engine->n_slots);
+    uint64_t step = memswap_samples_step(engine);
     uint32_t now = seconds(memswap_now(engine));
 
     for (unsigned int k = 0; k < MEMSWAP_WINDOWS; k++) {
@@ -208,8 +245,8 @@ void memswap_get_working_sets(MemswapEngine *engine,
         MemswapBlock *block = memswap_block_get(engine, slot);
 
         if (block) {
-            for (uint64_t i = 0; i < block->n_samples; i++) {
-                add_sample(block, i, now, sets);
+            for (uint64_t i = 0; i < block->n_samples; i += step) {
+                add_sample(block, i, step, now, sets);
             }
             memswap_block_unref(block);
         }

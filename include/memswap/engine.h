@@ -638,8 +638,9 @@ typedef struct MemswapWindow {
 /**
  * memswap_get_working_sets: estimate working sets
  *
- * Exact for blocks of up to 65,536 pages; for larger ones from a sample, with a
- * standard error of at most 0.28 % of the block.  Never blocks; takes some ms.
+ * Exact for blocks of up to 16 MiB; for larger ones from a sample, with a
+ * standard error of about 0.3 % of 1 GiB or more, and 0.8 % at worst.  Never
+ * blocks; takes some ms at most, however many blocks there are.
  */
 void memswap_get_working_sets(MemswapEngine *engine,
                               MemswapWindow sets[MEMSWAP_WINDOWS]);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "harness.h"
 
@@ -29,7 +30,7 @@ static void take(Harness *h, uint64_t first, uint64_t n, bool cold)
     memswap_reclaim_ranges(h->engine, &range, 1, cold, NULL, NULL, NULL);
 }
 
-/* Up to 65,536 pages there is nothing to estimate. */
+/* Up to 16 MiB there is nothing to estimate. */
 static void test_windows(void)
 {
     Harness *h = harness_new(&(HarnessOptions) {
@@ -138,6 +139,47 @@ static void test_sampled(void)
         if (atomic_load(&block->words[page])) {
             atomic_store(&block->words[page], 0);
         }
+    }
+    harness_free(h);
+}
+
+/*
+ * However many there are, so many are looked at, and stand for the others.  And
+ * samples take no more than 0.05 % of a block.
+ */
+static void test_many(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 1024 * MIB, .fake_clock = true, .limit = 4096 * MIB,
+    });
+    MemswapBlock *block = h->ram.block;
+    uint64_t n = 1024 * MIB / PAGE;
+    MemswapWindow sets[MEMSWAP_WINDOWS];
+    Ram others[3];
+
+    g_assert_cmpuint(memswap_samples_step(h->engine), ==, 1);
+    for (unsigned int i = 0; i < 3; i++) {
+        g_autofree char *name = g_strdup_printf("other%u", i);
+
+        others[i] = ram_new(1024 * MIB - i * 256 * MIB, 0);
+        ram_add(h, &others[i], name);
+        g_assert_cmpuint(others[i].block->n_samples * sizeof(MemswapSample),
+                         <=, others[i].size / 2000);
+    }
+    g_assert_cmpuint(memswap_samples_step(h->engine), ==, 4);
+    for (uint64_t page = 0; page < n / 2; page++) {
+        memswap_touched(block, page, 0);
+        atomic_store(&block->words[page], MEMSWAP_RESIDENT);
+        atomic_store(&block->regions[page / REGION_PAGES].flags, 1);
+    }
+    memswap_get_working_sets(h->engine, sets);
+    g_assert_cmpuint(sets[0].at_least, ==, 512 * MIB);
+    for (uint64_t page = 0; page < n / 2; page++) {
+        atomic_store(&block->words[page], 0);
+    }
+    for (unsigned int i = 0; i < 3; i++) {
+        ram_remove(h, &others[i]);
+        ram_free(&others[i]);
     }
     harness_free(h);
 }
@@ -390,6 +432,22 @@ static unsigned int in_core(void *memory, uint64_t size)
 #define LARGE (1ULL << 40)
 #endif
 
+/* What looking may take of a processor: ten times what it does. */
+#ifdef TEST_SANITIZED
+#define LOOK_US 1000000
+#else
+#define LOOK_US 200000
+#endif
+
+/* Of this thread, whoever else is there. */
+static int64_t processor_us(void)
+{
+    struct timespec time;
+
+    g_assert_cmpint(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time), ==, 0);
+    return time.tv_sec * 1000000LL + time.tv_nsec / 1000;
+}
+
 /* A terabyte: looking takes no memory for words, and not long. */
 static void test_terabyte(void)
 {
@@ -397,20 +455,22 @@ static void test_terabyte(void)
     uint64_t n = LARGE / MEMSWAP_REGION_SIZE;
     g_autofree MemswapMapCell *cells = g_new(MemswapMapCell, n);
     MemswapWindow sets[MEMSWAP_WINDOWS];
-    int64_t since;
+    int64_t map, working_sets;
 
     write_pages(h, 12345 * REGION_PAGES, 256);
-    since = g_get_monotonic_time();
+    map = processor_us();
     g_assert_cmpint(memswap_block_map(h->ram.block, 0, MEMSWAP_REGION_SIZE,
                                       n, cells), ==, n);
-    g_test_message("map: %d us",
-                   (int)(g_get_monotonic_time() - since));
+    map = processor_us() - map;
     g_assert_cmpuint(cells[12345].resident, ==, 128);
     g_assert_cmpuint(cells[12346].resident, ==, 0);
-    since = g_get_monotonic_time();
+    working_sets = processor_us();
     memswap_get_working_sets(h->engine, sets);
-    g_test_message("working sets: %d us",
-                   (int)(g_get_monotonic_time() - since));
+    working_sets = processor_us() - working_sets;
+    g_test_message("map: %d us, working sets: %d us", (int)map,
+                   (int)working_sets);
+    g_assert_cmpint(map, <, LOOK_US);
+    g_assert_cmpint(working_sets, <, LOOK_US);
     g_assert_cmpuint(in_core(h->ram.block->words, n * PAGE), ==, 1);
     harness_free(h);
 }
@@ -421,6 +481,7 @@ int main(int argc, char **argv)
     g_test_add_func("/workingset/windows", test_windows);
     g_test_add_func("/workingset/not-touched", test_not_touched);
     g_test_add_func("/workingset/sampled", test_sampled);
+    g_test_add_func("/workingset/many", test_many);
     g_test_add_func("/workingset/eighths", test_eighths);
     g_test_add_func("/workingset/curve", test_curve);
     g_test_add_func("/workingset/decays", test_decays);
