@@ -758,7 +758,11 @@ typedef enum MemswapRangeStep {
     MEMSWAP_RANGE_STOP,
 } MemswapRangeStep;
 
-/* Asked before each region in which there is something to do. */
+/*
+ * Asked before each region in which there is something to do.  With NULL, after
+ * so many in which there was nothing: GO and SKIP are the same then.
+ */
+#define MEMSWAP_RANGE_PASSED_MAX 4096
 typedef MemswapRangeStep MemswapRangeAsk(void *opaque,
                                          MemswapRegion *region);
 

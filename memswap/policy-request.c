@@ -215,7 +215,7 @@ static MemswapRangeStep ask_reclaim(void *opaque, MemswapRegion *region)
     if (reclaim->gone >= RECLAIM_MAX) {
         return MEMSWAP_RANGE_STOP;
     }
-    if (kept_from(reclaim->host, region)) {
+    if (!region || kept_from(reclaim->host, region)) {
         return MEMSWAP_RANGE_SKIP;
     }
     return pay_trial(reclaim, region) ? MEMSWAP_RANGE_GO :

@@ -142,8 +142,11 @@ static uint64_t map_tried(MemswapBlock *block, uint64_t first, uint64_t end)
            is_tried(memswap_word_load(&block->words[first + n]))) {
         n++;
     }
-    if (n && block->page_size == SMALL_PAGE) {
-        memswap_bring_in(block, first, first + n, false, &stored);
+    /* a huge page comes back as one */
+    if (n && block->page_size == SMALL_PAGE &&
+        !memswap_huge_fill(block, first)) {
+        memswap_bring_in(block, first, first + n, MEMSWAP_BRING_ASKED,
+                         &stored);
     }
     return n;
 }

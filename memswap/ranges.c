@@ -23,6 +23,8 @@ bool memswap_range_reclaim(MemswapBlock *block, uint64_t page, uint64_t end,
                            MemswapTake take, MemswapRangeAsk *ask,
                            void *opaque, uint64_t *gone)
 {
+    unsigned int passed = 0;
+
     while (page < end && !atomic_load(&block->dead)) {
         uint64_t number = page / block->region_pages;
         uint64_t stop = MIN(end, memswap_region_end(block, number));
@@ -31,6 +33,9 @@ bool memswap_range_reclaim(MemswapBlock *block, uint64_t page, uint64_t end,
 
         if (atomic_load(&region->resident)) {
             step = ask(opaque, region);
+        } else if (++passed % MEMSWAP_RANGE_PASSED_MAX == 0 &&
+                   ask(opaque, NULL) == MEMSWAP_RANGE_STOP) {
+            return false;
         }
         if (step == MEMSWAP_RANGE_STOP) {
             return false;
@@ -62,6 +67,7 @@ bool memswap_range_prefetch(MemswapPolicyHost *host, MemswapBlock *block,
                             MemswapRangeAsk *ask, void *opaque,
                             uint64_t *done)
 {
+    unsigned int passed = 0;
     bool more = true;
 
     while (page < end && more && !atomic_load(&block->dead)) {
@@ -69,14 +75,20 @@ bool memswap_range_prefetch(MemswapPolicyHost *host, MemswapBlock *block,
         uint64_t stop = MIN(end, memswap_region_end(block, number));
         MemswapRegion *region = &block->regions[number];
 
-        /* words of RAM never touched take no memory, if nobody looks */
-        if (atomic_load(&region->stored)) {
+        /*
+         * What is in memory may be on trial, and is to be mapped then.  Words
+         * of RAM never touched take no memory, if nobody looks.
+         */
+        if (atomic_load(&region->stored) || atomic_load(&region->resident)) {
             if (ask(opaque, region) == MEMSWAP_RANGE_STOP) {
                 return false;
             }
             *done += memswap_prefetch_range(host, block, page, stop,
                                             last && stop == end, priority,
                                             &more);
+        } else if (++passed % MEMSWAP_RANGE_PASSED_MAX == 0 &&
+                   ask(opaque, NULL) == MEMSWAP_RANGE_STOP) {
+            return false;
         }
         page = stop;
     }

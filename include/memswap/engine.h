@@ -516,7 +516,7 @@ typedef struct MemswapRange {
 /* Ranges that one call may name. */
 #define MEMSWAP_MAX_RANGES 1024
 
-/* Asked before each region of a long work: false ends it. */
+/* Asked again and again in the course of a long work: false ends it. */
 typedef bool MemswapGoOn(void *opaque);
 
 /**
@@ -546,9 +546,9 @@ int64_t memswap_reclaim_ranges(MemswapEngine *engine,
  * memswap_prefetch: bring in what somebody names, now
  *
  * Arguments are those of memswap_reclaim_ranges(), and so are the errors.  Only
- * what was taken out comes.  Nothing leaves for it: it ends when the evictors
- * would have to work, or a block of hugepages finds none free.  Returns the
- * bytes that came.
+ * what was taken out comes; what is on trial is mapped again.  Nothing leaves
+ * for it: it ends when the evictors would have to work, or a block of hugepages
+ * finds none free.  Returns the bytes that came.
  */
 int64_t memswap_prefetch(MemswapEngine *engine, const MemswapRange *ranges,
                          unsigned int n, MemswapGoOn *go_on, void *opaque,

@@ -241,6 +241,30 @@ static void test_touch(void)
     harness_free(h);
 }
 
+/* Who expects a touch has it brought back the same way. */
+static void test_prefetch(void)
+{
+    Harness *h = huge_collapsed(4 * MIB);
+    MemswapRange range;
+    Calls calls = { .times = 0 };
+
+    if (!h) {
+        return;
+    }
+    g_assert_cmpuint(huge_try(h, 1, false), ==, REGION_PAGES);
+    calls_count(&calls);
+    range = (MemswapRange) { h->ram.block->name, 2 * MIB + 80 * PAGE, PAGE };
+    g_assert_cmpint(memswap_prefetch(h->engine, &range, 1, NULL, NULL, NULL),
+                    ==, 0);
+    g_assert_cmpuint(calls.n[INJECT_COLLAPSE], ==, 1);
+    g_assert_cmpuint(calls.n[INJECT_CONTINUE], ==, 0);
+    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    g_assert_cmpint(huge_mapped(h), ==, 4096);
+    inject(NULL);
+    harness_check(h);
+    harness_free(h);
+}
+
 /* While somebody owns the region, and on a fine trial: a page a touch. */
 static void test_touch_single(void)
 {
@@ -390,6 +414,7 @@ int main(int argc, char **argv)
     g_test_add_func("/huge/collapse/warm", test_collapse_warm);
     g_test_add_func("/huge/collapse/thread", test_thread);
     g_test_add_func("/huge/trial/touch", test_touch);
+    g_test_add_func("/huge/trial/prefetch", test_prefetch);
     g_test_add_func("/huge/trial/touch-single", test_touch_single);
     g_test_add_func("/huge/trial/streak", test_streak);
     g_test_add_func("/huge/trial/pinned", test_pinned);

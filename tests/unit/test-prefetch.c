@@ -135,6 +135,20 @@ static void test_trial(void)
     harness_free(h);
 }
 
+/* The same where nothing was ever taken out. */
+static void test_only_trial(void)
+{
+    Harness *h = harness_evicted(0);
+
+    write_pages(h, 0, 64);
+    g_assert_cmpint(puppet_ask(h, "p", "trial", "0 0 -1"), ==, 64);
+    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 64"), ==, 0);
+    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    g_assert_true(ram_mapped(&h->ram, 63));
+    harness_check(h);
+    harness_free(h);
+}
+
 /* It takes no room that others need, nor time that is over. */
 static void test_room(void)
 {
@@ -556,6 +570,7 @@ int main(int argc, char **argv)
     g_test_add_func("/prefetch/wasted", test_wasted);
     g_test_add_func("/prefetch/holes", test_holes);
     g_test_add_func("/prefetch/trial", test_trial);
+    g_test_add_func("/prefetch/only-trial", test_only_trial);
     g_test_add_func("/prefetch/room", test_room);
     g_test_add_func("/prefetch/precedence", test_precedence);
     g_test_add_func("/prefetch/throttle", test_throttle);

@@ -154,6 +154,24 @@ static void test_cold(void)
     harness_free(h);
 }
 
+/* What is expected to be touched is mapped, with nothing in the store, too. */
+static void test_mapped(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+
+    write_pages(h, 0, 2 * REGION_PAGES);
+    g_assert_cmpint(take_cold(h, 0, 2 * REGION_PAGES), ==, 0);
+    g_assert_false(ram_mapped(&h->ram, 100));
+    g_assert_cmpint(bring(h, 100, REGION_PAGES), ==, 0);
+    g_assert_cmpuint(stats_of(h).trial, ==, REGION_PAGES * PAGE);
+    g_assert_true(ram_mapped(&h->ram, 100));
+    g_assert_true(ram_mapped(&h->ram, REGION_PAGES + 99));
+    g_assert_false(ram_mapped(&h->ram, 99));
+    check_pages(h, 0, 2 * REGION_PAGES);
+    harness_check(h);
+    harness_free(h);
+}
+
 /* Pages that are pinned stay, and so does a region that somebody has. */
 static void test_in_use(void)
 {
@@ -229,6 +247,29 @@ static void test_stops(void)
                                      NULL), ==, 32 * PAGE);
     g_assert_cmpint(ram_state(&h->ram, 4 * REGION_PAGES), ==,
                     MEMSWAP_STORED);
+    harness_free(h);
+}
+
+/* The same where there is nothing: that may be long, too. */
+static void test_stops_in_void(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 32ULL << 30 });
+    MemswapRange range = { h->ram.block->name, 0, 32ULL << 30 };
+    unsigned int left = 2;
+
+    write_pages(h, 16383 * REGION_PAGES, 16);
+    g_assert_cmpint(memswap_reclaim_ranges(h->engine, &range, 1, false,
+                                           twice, &left, NULL), ==, 0);
+    left = 2;
+    g_assert_cmpint(memswap_prefetch(h->engine, &range, 1, twice, &left,
+                                     NULL), ==, 0);
+    g_assert_cmpint((int)left, ==, -1);
+    left = 100;
+    g_assert_cmpint(memswap_reclaim_ranges(h->engine, &range, 1, false,
+                                           twice, &left, NULL), ==,
+                    16 * PAGE);
+    /* three times in the void, once for what there was */
+    g_assert_cmpuint(left, ==, 96);
     harness_free(h);
 }
 
@@ -328,10 +369,12 @@ int main(int argc, char **argv)
     g_test_add_func("/ranges/exact", test_exact);
     g_test_add_func("/ranges/refused", test_refused);
     g_test_add_func("/ranges/cold", test_cold);
+    g_test_add_func("/ranges/mapped", test_mapped);
     g_test_add_func("/ranges/in-use", test_in_use);
     g_test_add_func("/ranges/kept", test_kept);
     g_test_add_func("/ranges/room", test_room);
     g_test_add_func("/ranges/stops", test_stops);
+    g_test_add_func("/ranges/stops-in-void", test_stops_in_void);
     g_test_add_func("/ranges/untouched", test_untouched);
     g_test_add_func("/ranges/block-goes", test_block_goes);
     return g_test_run();
