@@ -246,6 +246,10 @@ typedef struct MemswapPolicies {
     _Atomic uint64_t wanted;
     _Atomic(MemswapPolicyHost *) slots[MEMSWAP_MAX_POLICIES];
     _Atomic uint32_t users[MEMSWAP_MAX_POLICIES];
+    /* precedence of the one in the slot: a lower one goes first; 0: none */
+    _Atomic uint64_t orders[MEMSWAP_MAX_POLICIES];
+    uint64_t n_added;           /* ever; under admin_lock, as is this: */
+    unsigned int last_slot;     /* given to a policy */
     GPtrArray *hosts;           /* all that destroy has to see off */
     _Atomic(MemswapPolicyHost *) reclaimer;
     /* It is to be told when room gets short; counts as a sleeper. */

@@ -25,6 +25,11 @@
  * - A policy that was given up may be in its own code for ever.  The struct is
  *   the engine's and its thread's, and freed when both have let go of it.
  *
+ * The number of its slot is in the words of pages that it watches, and with
+ * regions that it wants kept, also when it is gone.  So slots are given in
+ * turn: when one is used again, what is left of that is long gone.  Precedence
+ * has numbers of its own.
+ *
  * Locks: admin_lock serializes those who add, remove and set, for seconds; lock
  * is a leaf, taken for moments, by the list and the watch too.
  *
@@ -73,6 +78,8 @@ typedef struct PolicyGovernor {
 struct MemswapPolicyHost {
     MemswapEngine *engine;
     unsigned int slot;
+    /* counts those added before it, and itself */
+    uint64_t order;
     char id[MEMSWAP_POLICY_NAME_SIZE];
     char *path;                 /* NULL: built in */
     char *builtin;

@@ -183,10 +183,12 @@ static MemswapBlock *range_block(MemswapPolicyHost *host,
 /* Does one that goes before this policy want the region kept? */
 static bool kept_from(MemswapPolicyHost *host, MemswapRegion *region)
 {
+    MemswapPolicies *policies = &host->engine->policies;
     unsigned int keeper = memswap_age_keeper(region);
+    uint64_t order = keeper ? atomic_load(&policies->orders[keeper - 1]) : 0;
 
     /* what is asked for again and again goes in the end */
-    return keeper && keeper - 1 < host->slot && memswap_age_pass(region);
+    return order && order < host->order && memswap_age_pass(region);
 }
 
 /* What a reclaim() has done, and may do. */

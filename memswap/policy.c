@@ -59,6 +59,7 @@ void memswap_policies_init(MemswapEngine *engine)
     g_mutex_init(&policies->admin_lock);
     g_mutex_init(&policies->lock);
     policies->hosts = g_ptr_array_new();
+    policies->last_slot = MEMSWAP_MAX_POLICIES - 1;
     policies->patience = PATIENCE_NS;
     policies->requests_per_s = REQUESTS_PER_S;
 }
@@ -91,6 +92,7 @@ static bool publish(MemswapPolicyHost *host)
         /* who takes a name that was given up takes its place in the list */
         memswap_policy_forget_id(policies, host->id);
         host->published = true;
+        atomic_store(&policies->orders[host->slot], host->order);
         atomic_store(&policies->slots[host->slot], host);
         update_wanted(policies);
         if (host->ops->roles & MEMSWAP_POLICY_RECLAIMER) {
@@ -113,6 +115,7 @@ static void unpublish(MemswapPolicyHost *host)
     g_mutex_lock(&policies->lock);
     if (atomic_load(&policies->slots[host->slot]) == host) {
         atomic_store(&policies->slots[host->slot], NULL);
+        atomic_store(&policies->orders[host->slot], 0);
         update_wanted(policies);
         reclaimed = atomic_load(&policies->reclaimer) == host;
         if (reclaimed) {
@@ -383,18 +386,22 @@ static int check_config(MemswapEngine *engine,
     return 0;
 }
 
-/* The lowest slot that is free, or MEMSWAP_MAX_POLICIES. */
+/*
+ * The next slot that is free, or MEMSWAP_MAX_POLICIES.  Called with admin_lock.
+ */
 static unsigned int free_slot(MemswapPolicies *policies)
 {
-    unsigned int slot = 0;
+    for (unsigned int i = 1; i <= MEMSWAP_MAX_POLICIES; i++) {
+        unsigned int slot = (policies->last_slot + i) % MEMSWAP_MAX_POLICIES;
 
-    while (slot < MEMSWAP_MAX_POLICIES &&
-           atomic_load(&policies->slots[slot])) {
-        slot++;
+        if (!atomic_load(&policies->slots[slot])) {
+            return slot;
+        }
     }
-    return slot;
+    return MEMSWAP_MAX_POLICIES;
 }
 
+/* Called with admin_lock. */
 static MemswapPolicyHost *policy_new(MemswapEngine *engine,
                                      const MemswapPolicyConfig *config,
                                      unsigned int slot)
@@ -404,6 +411,8 @@ static MemswapPolicyHost *policy_new(MemswapEngine *engine,
     host->engine = engine;
     host->owners = 2;
     host->slot = slot;
+    host->order = ++engine->policies.n_added;
+    engine->policies.last_slot = slot;
     g_strlcpy(host->id, config->id, sizeof(host->id));
     host->path = g_strdup(config->path);
     host->builtin = g_strdup(config->builtin);

@@ -95,10 +95,11 @@ static bool others_hungry(MemswapPolicyHost *host, int64_t now)
     bool hungry = false;
 
     g_mutex_lock(&policies->lock);
-    for (unsigned int i = 0; i < host->slot; i++) {
+    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
         MemswapPolicyHost *other = atomic_load(&policies->slots[i]);
 
-        hungry |= other && atomic_load(&other->hungry_until) > now;
+        hungry |= other && other->order < host->order &&
+                  atomic_load(&other->hungry_until) > now;
     }
     g_mutex_unlock(&policies->lock);
     return hungry;

@@ -467,6 +467,24 @@ static void test_keep(void)
     harness_free(h);
 }
 
+/* What one wanted kept is not kept for who comes after it. */
+static void test_keep_heir(void)
+{
+    Harness *h = harness_small();
+
+    write_pages(h, 0, 1024);
+    puppet_add(h, "keeper", "puppet-prefetcher");
+    puppet_add(h, "other", "puppet-prefetcher");
+    g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 0 100"), ==, 100);
+    g_assert_cmpint(puppet_ask(h, "other", "keep", "0 512 100"), ==, 100);
+    g_assert_cmpint(memswap_policy_remove(h->engine, "keeper", NULL), ==, 0);
+    puppet_add(h, "heir", "puppet-prefetcher");
+    puppet_add(h, "p", "puppet");
+    g_assert_cmpint(puppet_ask(h, "p", "reclaim", "0 0 64"), ==, 64 * PAGE);
+    g_assert_cmpint(puppet_ask(h, "p", "reclaim", "0 512 64"), ==, 0);
+    harness_free(h);
+}
+
 static void test_roles(void)
 {
     Harness *h = harness_small();
@@ -690,6 +708,7 @@ int main(int argc, char **argv)
     g_test_add_func("/policy/reclaim", test_reclaim);
     g_test_add_func("/policy/trial", test_trial);
     g_test_add_func("/policy/keep", test_keep);
+    g_test_add_func("/policy/keep-heir", test_keep_heir);
     g_test_add_func("/policy/roles", test_roles);
     g_test_add_func("/policy/nonsense", test_nonsense);
     g_test_add_func("/policy/flood", test_flood);

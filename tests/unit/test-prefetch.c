@@ -187,6 +187,36 @@ static void test_precedence(void)
     harness_free(h);
 }
 
+/* Who comes in the place of one that went has none of its past. */
+static void test_heirs(void)
+{
+    Harness *h = harness_evicted(1024);
+    g_autofree MemswapPolicyStatus *list = NULL;
+    unsigned int n;
+
+    puppet_add(h, "second", "puppet-prefetcher");
+    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 64"), ==, 64);
+    g_assert_cmpint(memswap_policy_remove(h->engine, "p", NULL), ==, 0);
+    puppet_add(h, "heir", "puppet");
+    /* pages that were watched for another */
+    check_pages(h, 0, 32);
+    memswap_reclaim(h->engine, UINT64_MAX);
+    g_assert_cmpuint(puppet_status(h, "heir").hits, ==, 0);
+    g_assert_cmpuint(puppet_status(h, "heir").wasted, ==, 0);
+    g_assert_cmpuint(puppet_status(h, "second").hits, ==, 0);
+    /* it comes last */
+    list = memswap_policy_list(h->engine, &n);
+    g_assert_cmpuint(n, ==, 2);
+    g_assert_cmpstr(list[0].id, ==, "second");
+    g_assert_cmpstr(list[1].id, ==, "heir");
+    harness_set_limit(h, 2 * MIB, 0);
+    g_assert_cmpint(puppet_ask(h, "second", "prefetch", "0 0 1024"), ==,
+                    512);
+    memswap_reclaim(h->engine, MIB);
+    g_assert_cmpint(puppet_ask(h, "heir", "prefetch", "0 512 64"), ==, 0);
+    harness_free(h);
+}
+
 /* Who wastes all is soon left with little, and gets it back by doing well. */
 static void test_throttle(void)
 {
@@ -573,6 +603,7 @@ int main(int argc, char **argv)
     g_test_add_func("/prefetch/only-trial", test_only_trial);
     g_test_add_func("/prefetch/room", test_room);
     g_test_add_func("/prefetch/precedence", test_precedence);
+    g_test_add_func("/prefetch/heirs", test_heirs);
     g_test_add_func("/prefetch/throttle", test_throttle);
     g_test_add_func("/prefetch/damaged", test_damaged);
     g_test_add_func("/prefetch/hint", test_hint);
