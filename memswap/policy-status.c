@@ -34,27 +34,21 @@ static void fill_status(MemswapPolicyHost *host, MemswapPolicyStatus *status)
     memcpy(status->counters, host->counters, sizeof(status->counters));
 }
 
-MemswapPolicyStatus *memswap_policy_list(MemswapEngine *engine,
-                                         unsigned int *n)
+/* The next in order after one of @order; NULL past the last. */
+static MemswapPolicyHost *next_in_order(MemswapPolicies *policies,
+                                        uint64_t order)
 {
-    MemswapPolicies *policies = &engine->policies;
-    MemswapPolicyStatus *list = g_new(MemswapPolicyStatus,
-                                      MEMSWAP_MAX_POLICIES);
+    MemswapPolicyHost *next = NULL;
 
-    *n = 0;
-    g_mutex_lock(&policies->lock);
     for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
         MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
 
-        if (host) {
-            fill_status(host, &list[(*n)++]);
+        if (host && host->order > order &&
+            (!next || host->order < next->order)) {
+            next = host;
         }
     }
-    g_mutex_unlock(&policies->lock);
-    if (!*n) {
-        g_clear_pointer(&list, g_free);
-    }
-    return list;
+    return next;
 }
 
 /*
@@ -67,23 +61,43 @@ static bool was_given_up(MemswapPolicies *policies, MemswapPolicyHost *host)
            atomic_load(&policies->slots[host->slot]) != host;
 }
 
-MemswapPolicyStatus *memswap_policy_list_given_up(MemswapEngine *engine,
-                                                  unsigned int *n)
+MemswapPolicyStatus *memswap_policy_list_all(MemswapEngine *engine,
+                                             unsigned int *n,
+                                             unsigned int *n_given_up)
 {
     MemswapPolicies *policies = &engine->policies;
     MemswapPolicyStatus *list;
+    MemswapPolicyHost *host;
+    uint64_t order = 0;
 
-    *n = 0;
+    *n = *n_given_up = 0;
     g_mutex_lock(&policies->lock);
+    /* whoever is in a slot is one of hosts, too */
     list = g_new(MemswapPolicyStatus, policies->hosts->len);
+    while ((host = next_in_order(policies, order))) {
+        fill_status(host, &list[(*n)++]);
+        order = host->order;
+    }
     for (guint i = 0; i < policies->hosts->len; i++) {
-        MemswapPolicyHost *host = g_ptr_array_index(policies->hosts, i);
-
+        host = g_ptr_array_index(policies->hosts, i);
         if (was_given_up(policies, host)) {
-            fill_status(host, &list[(*n)++]);
+            fill_status(host, &list[*n + (*n_given_up)++]);
         }
     }
     g_mutex_unlock(&policies->lock);
+    if (!*n && !*n_given_up) {
+        g_clear_pointer(&list, g_free);
+    }
+    return list;
+}
+
+MemswapPolicyStatus *memswap_policy_list(MemswapEngine *engine,
+                                         unsigned int *n)
+{
+    unsigned int n_given_up;
+    MemswapPolicyStatus *list = memswap_policy_list_all(engine, n,
+                                                        &n_given_up);
+
     if (!*n) {
         g_clear_pointer(&list, g_free);
     }

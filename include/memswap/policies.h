@@ -57,7 +57,7 @@ typedef struct MemswapPolicyStatus {
         char name[MEMSWAP_POLICY_NAME_SIZE];
         uint64_t value;
     } counters[MEMSWAP_MAX_POLICY_COUNTERS];
-    MemswapPolicyError reason;  /* of memswap_policy_list_given_up() only */
+    MemswapPolicyError reason;  /* of one that was given up */
 } MemswapPolicyStatus;
 
 /**
@@ -107,15 +107,18 @@ MemswapPolicyStatus *memswap_policy_list(MemswapEngine *engine,
                                          unsigned int *n);
 
 /**
- * memswap_policy_list_given_up: those that were given up
- * @n: how many
+ * memswap_policy_list_all: the same, and those that were given up
+ * @n: how many there are
+ * @n_given_up: how many more were given up
  *
- * With what they had done by then, oldest first, until they are forgotten, or
- * another one is added under the same id.  Never blocks.  Returns an array for
- * g_free(), NULL with none.
+ * Those that were given up follow, oldest first, with what they had done by
+ * then, until they are forgotten, or another one is added under the same id.
+ * Who is given up meanwhile is listed once.  Never blocks.  Returns an array
+ * for g_free(), NULL with none.
  */
-MemswapPolicyStatus *memswap_policy_list_given_up(MemswapEngine *engine,
-                                                  unsigned int *n);
+MemswapPolicyStatus *memswap_policy_list_all(MemswapEngine *engine,
+                                             unsigned int *n,
+                                             unsigned int *n_given_up);
 
 /**
  * memswap_policy_forget: list one that was given up no more

@@ -86,19 +86,16 @@ MemswapLoadedPolicyList *memswap_policies_query(MemswapEngine *engine)
 {
     MemswapLoadedPolicyList *list = NULL;
     MemswapLoadedPolicyList **tail = &list;
-    g_autofree MemswapPolicyStatus *working = NULL;
-    g_autofree MemswapPolicyStatus *given_up = NULL;
-    unsigned int n;
+    g_autofree MemswapPolicyStatus *all = NULL;
+    unsigned int n, n_given_up;
 
-    working = memswap_policy_list(engine, &n);
-    for (unsigned int i = 0; i < n; i++) {
-        QAPI_LIST_APPEND(tail, query_policy(&working[i]));
-    }
-    given_up = memswap_policy_list_given_up(engine, &n);
-    for (unsigned int i = 0; i < n; i++) {
-        MemswapLoadedPolicy *info = query_policy(&given_up[i]);
+    all = memswap_policy_list_all(engine, &n, &n_given_up);
+    for (unsigned int i = 0; i < n + n_given_up; i++) {
+        MemswapLoadedPolicy *info = query_policy(&all[i]);
 
-        info->error = g_strdup(memswap_policy_error(given_up[i].reason));
+        if (i >= n) {
+            info->error = g_strdup(memswap_policy_error(all[i].reason));
+        }
         QAPI_LIST_APPEND(tail, info);
     }
     return list;

@@ -77,11 +77,11 @@ static void test_free_start(void)
 static void check_given_up(Harness *h, unsigned int expected)
 {
     g_autofree MemswapPolicyStatus *list = NULL;
-    unsigned int n;
+    unsigned int n, n_given_up;
 
-    list = memswap_policy_list_given_up(h->engine, &n);
-    g_assert_cmpuint(n, ==, expected);
-    g_assert_cmpint(list != NULL, ==, expected > 0);
+    list = memswap_policy_list_all(h->engine, &n, &n_given_up);
+    g_assert_cmpuint(n_given_up, ==, expected);
+    g_assert_cmpint(list != NULL, ==, n + n_given_up > 0);
 }
 
 /* With its figures, until it is forgotten or replaced; not if removed. */
@@ -90,7 +90,7 @@ static void test_listed(void)
     Harness *h = harness_small();
     g_autofree MemswapPolicyStatus *list = NULL;
     _Atomic int *release;
-    unsigned int n;
+    unsigned int n, n_given_up;
 
     check_given_up(h, 0);
     puppet_add(h, "a", "puppet");
@@ -102,8 +102,9 @@ static void test_listed(void)
     memswap_policy_set(h->engine, "b", "flood-nonsense", "1000", NULL);
     wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == 2);
 
-    list = memswap_policy_list_given_up(h->engine, &n);
-    g_assert_cmpuint(n, ==, 2);
+    list = memswap_policy_list_all(h->engine, &n, &n_given_up);
+    g_assert_cmpuint(n, ==, 0);
+    g_assert_cmpuint(n_given_up, ==, 2);
     g_assert_cmpstr(list[0].id, ==, "a");
     g_assert_cmpstr(list[1].id, ==, "b");
     g_assert_cmpstr(list[1].name, ==, "puppet");
@@ -128,6 +129,47 @@ static void test_listed(void)
     atomic_store(release, 1);
     g_usleep(50000);
     atomic_store(release, 0);
+}
+
+/* Whoever is given up while others look is in the list once, all the time. */
+typedef struct Lookers {
+    Harness *h;
+    _Atomic bool stop;
+    _Atomic uint64_t looks;
+} Lookers;
+
+static gpointer look_at_list(gpointer opaque)
+{
+    Lookers *lookers = opaque;
+
+    while (!atomic_load(&lookers->stop)) {
+        g_autofree MemswapPolicyStatus *list = NULL;
+        unsigned int n, n_given_up;
+
+        list = memswap_policy_list_all(lookers->h->engine, &n, &n_given_up);
+        g_assert_cmpuint(n + n_given_up, ==, 1);
+        atomic_fetch_add(&lookers->looks, 1);
+    }
+    return NULL;
+}
+
+static void test_listed_once(void)
+{
+    Harness *h = harness_small();
+
+    for (unsigned int i = 1; i <= 50; i++) {
+        Lookers lookers = { .h = h };
+        GThread *thread;
+
+        puppet_add(h, "a", "puppet");
+        thread = g_thread_new("look", look_at_list, &lookers);
+        wait_until(atomic_load(&lookers.looks));
+        memswap_policy_set(h->engine, "a", "flood-nonsense", "1000", NULL);
+        wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == i);
+        atomic_store(&lookers.stop, true);
+        g_thread_join(thread);
+    }
+    harness_free(h);
 }
 
 /* --- whose time is it? ------------------------------------------------- */
@@ -253,6 +295,7 @@ int main(int argc, char **argv)
     g_test_add_func("/policy-bad/free", test_free);
     g_test_add_func("/policy-bad/free-start", test_free_start);
     g_test_add_func("/policy-bad/listed", test_listed);
+    g_test_add_func("/policy-bad/listed-once", test_listed_once);
     g_test_add_func("/policy-bad/slow-request", test_slow_request);
     g_test_add_func("/policy-bad/spin", test_spin);
     g_test_add_func("/policy-bad/deaf-reclaimer", test_deaf_reclaimer);
