@@ -577,7 +577,7 @@ int memswap_policy_set(MemswapEngine *engine, const char *id,
     if (!host) {
         ret = fail(error, -ENOENT, "there is no policy '%s'", id);
     } else {
-        ret = set_option(host, name, value);
+        ret = name ? set_option(host, name, value) : 0;
         if (ret) {
             fail(error, ret, "policy '%s': option '%s': %s", id, name,
                  ret == -ENOENT ? "there is none" : g_strerror(-ret));

@@ -90,6 +90,7 @@ int memswap_policy_remove(MemswapEngine *engine, const char *id,
 
 /**
  * memswap_policy_set: change an option of a policy
+ * @name: NULL: change nothing, only see whether there is such a policy
  *
  * Returns 0; -ENOENT without such a policy or option; -EINVAL for its value;
  * -ETIMEDOUT if it doesn't return.

@@ -194,6 +194,10 @@ int policy_job_set(void *opaque)
 {
     PolicyJob *job = opaque;
 
+    if (!job->n_options) {
+        job->ret = memswap_policy_set(job->engine, job->id, NULL, NULL,
+                                      &job->message);
+    }
     while (job->n_set < job->n_options && !job->ret) {
         const MemswapPolicyOption *option = &job->options[job->n_set];
 

@@ -316,6 +316,8 @@ static void set(void)
     QTestState *qts = qtest_init(ON OBJECT "p,path=" SO("puppet"));
 
     qtest_qmp_assert_success(qts, SET "{ 'id': 'p', 'options': {} } }");
+    expect_error(qts, "there is no policy 'q'", SET
+                 "{ 'id': 'q', 'options': {} } }");
     g_assert_cmpuint(ask(qts, "p", "limit", "0"), ==, 64 * MIB);
     /* "block-pages", then "limit" */
     qtest_qmp_assert_success(qts, SET "{ 'id': 'p', 'options':"

@@ -199,6 +199,10 @@ static void test_config(void)
     g_assert_nonnull(strstr(error, "'door'"));
     g_assert_cmpint(memswap_policy_set(h->engine, "x", "window", "1", NULL),
                     ==, -ENOENT);
+    g_assert_cmpint(memswap_policy_set(h->engine, "x", NULL, NULL, NULL),
+                    ==, -ENOENT);
+    g_assert_cmpint(memswap_policy_set(h->engine, "a", NULL, NULL, NULL),
+                    ==, 0);
     g_assert_cmpint(memswap_policy_remove(h->engine, "x", NULL), ==, -ENOENT);
     g_assert_cmpint(memswap_policy_remove(h->engine, "b", NULL), ==, 0);
     check_config(h, (MemswapPolicyConfig) {
