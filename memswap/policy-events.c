@@ -22,6 +22,10 @@ void memswap_policy_tell(MemswapPolicyHost *host,
         return;
     }
     memswap_ring_put(&host->ring, event);
+    if ((host->quiet >> event->kind & 1) &&
+        memswap_ring_used(&host->ring) < MEMSWAP_RING_SLOTS / 2) {
+        return;
+    }
     if (atomic_load(&host->asleep) && atomic_exchange(&host->asleep, false)) {
         memswap_policy_poke(host);
     }

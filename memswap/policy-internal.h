@@ -89,6 +89,7 @@ struct MemswapPolicyHost {
     /* Set by its thread before it is UP. */
     void *object;               /* dlopen()'s */
     const MemswapPolicyOps *ops;
+    uint64_t quiet;             /* of ops, if it has that */
     void *self;
     int error;                  /* why it is DOWN */
     char *why;

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -26,6 +27,9 @@
 
 #define ROLES (MEMSWAP_POLICY_RECLAIMER | MEMSWAP_POLICY_PREFETCHER | \
                MEMSWAP_POLICY_OBSERVER)
+
+/* What version 1 began with: what came later may be missing. */
+#define OPS_SIZE offsetof(MemswapPolicyOps, quiet)
 
 /* What the child has to say. */
 typedef struct Verdict {
@@ -50,7 +54,7 @@ static bool ops_fit(const MemswapPolicyOps *ops, Verdict *verdict)
         say(verdict, -EPROTONOSUPPORT,
             "it does not work with this version of memswap");
     } else if (ops->version != MEMSWAP_POLICY_VERSION ||
-               ops->size < sizeof(*ops)) {
+               ops->size < OPS_SIZE) {
         say(verdict, -EPROTONOSUPPORT,
             "it was built for version %u of policy.h, this is %d",
             ops->version, MEMSWAP_POLICY_VERSION);
@@ -109,7 +113,10 @@ int memswap_policy_load(MemswapPolicyHost *host)
 
     if (entry) {
         host->ops = entry(&memswap_policy_host_ops);
-        ops_fit(host->ops, &verdict);
+        if (ops_fit(host->ops, &verdict) &&
+            host->ops->size >= sizeof(*host->ops)) {
+            host->quiet = host->ops->quiet;
+        }
     }
     if (verdict.ret) {
         host->why = g_strdup(verdict.why);

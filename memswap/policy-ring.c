@@ -46,6 +46,15 @@ bool memswap_ring_put(MemswapRing *ring, const MemswapPolicyEvent *event)
     }
 }
 
+uint32_t memswap_ring_used(MemswapRing *ring)
+{
+    uint32_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
+    uint32_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
+
+    /* head may have been passed since */
+    return (int32_t)(tail - head) > 0 ? tail - head : 0;
+}
+
 bool memswap_ring_empty(MemswapRing *ring)
 {
     uint32_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);

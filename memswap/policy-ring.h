@@ -29,7 +29,7 @@ typedef struct MemswapRingSlot {
 } MemswapRingSlot;
 
 typedef struct MemswapRing {
-    _Atomic uint32_t tail;      /* producers' */
+    _Atomic uint32_t tail;      /* producers'; others may look */
     _Atomic uint64_t dropped;
     _Atomic uint32_t head;      /* the consumer's; others may look */
     MemswapRingSlot slots[MEMSWAP_RING_SLOTS];
@@ -50,6 +50,13 @@ bool memswap_ring_put(MemswapRing *ring, const MemswapPolicyEvent *event);
  * One thread at a time.
  */
 bool memswap_ring_get(MemswapRing *ring, MemswapPolicyEvent *event);
+
+/**
+ * memswap_ring_used: how many slots are, about
+ *
+ * Any thread.
+ */
+uint32_t memswap_ring_used(MemswapRing *ring);
 
 /**
  * memswap_ring_empty: would memswap_ring_get() find none?

@@ -1,8 +1,9 @@
 /*
  * A policy's thread: hands it what happened, and sleeps
  *
- * It is woken by the first event after it found its ring empty, and by nothing
- * else that others do in the middle of a fault.  Timers, trials to be looked
+ * It is woken by the first event after it found its ring empty, but for those
+ * that it calls quiet, and by nothing else that others do in the middle of a
+ * fault.  Timers, trials to be looked
  * at and the host's pressure end its sleep by time.
  *
  * A reclaimer that sleeps is armed, and counts among the evictors that do:

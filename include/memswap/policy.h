@@ -340,6 +340,11 @@ typedef struct MemswapPolicyOps {
     int (*set)(void *self, const char *name, const char *value);
     /* End: nothing is called after this, nor will anything be done. */
     void (*stop)(void *self);
+    /*
+     * Events that are no reason to wake the policy: they wait until something
+     * else does, or half of the room for events is used.
+     */
+    uint64_t quiet;
 } MemswapPolicyOps;
 
 /*
