@@ -1,12 +1,5 @@
 /*
- * Age: which regions the clock leaves alone, and which go first
- *
- * A trial costs whoever uses the region a minor fault for each page that is
- * touched again.  So each region has a number of rounds for which the hand
- * passes it by: none after a trial that found most of it cold, about twice as
- * many as before after one that gained little.  Hot regions are tried rarely,
- * cold ones come first.  (A clock with generations, as Linux's multi-gen LRU;
- * the generation here is how many rounds are left.)
+ * Age: how far back evictions reach, and what sequences of faults leave behind
  *
  * Refault distance: how many pages were evicted between a page's eviction and
  * its return, known for whole regions.  Had memory been larger by that many
@@ -15,78 +8,22 @@
  * is a good part of all memory will be gone before the sequence comes around,
  * whatever is done; left to itself it would also push out everything else.
  * The same if the sequence itself came by that long ago.  So the regions
- * behind such a sequence are the first to go.
+ * behind such a sequence can be the first to go.
+ *
+ * How far that is, is for a policy to say; without one nothing goes first.
+ * Saying it once, rather than to be told of each region, keeps the policy's
+ * thread out of it: a sequence leaves a region behind each millisecond, and
+ * evictors start on it at once.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "internal.h"
 
-/* Rounds that a region is passed by, at most. */
-#define ROUNDS_MAX 15
-/* A trial that gains less than this part of its pages gained little. */
-#define LITTLE 8
-/* A distance that is at least this part of memory is too far to wait for. */
-#define FAR 2
 /* Pages evicted since a sequence left a region, and it is still going on. */
 #define STREAMING (4 * MEMSWAP_REGION_SIZE / 4096)
 /* The same in time. */
 #define STREAMING_NS 1000000000
-
-/*
- * MemswapRegion.age: rounds left to pass, how many the last time, and the
- * policy that wants it so, counted from 1, as long as rounds are left.
- */
-#define AGE(left, rounds) ((uint32_t)(rounds) << 8 | (left))
-#define AGE_KEEPER_SHIFT 16
-#define AGE_LEFT(age) ((age) & 0xffu)
-#define AGE_ROUNDS(age) ((age) >> 8 & 0xffu)
-#define AGE_KEEPER(age) ((age) >> AGE_KEEPER_SHIFT)
-
-bool memswap_age_pass(MemswapRegion *region)
-{
-    uint32_t age = atomic_load_explicit(&region->age, memory_order_relaxed);
-
-    if (!AGE_LEFT(age)) {
-        return false;
-    }
-    /* The hand moves under a lock; a look meanwhile has the last word. */
-    atomic_compare_exchange_strong(&region->age, &age, age - 1);
-    return true;
-}
-
-void memswap_age_looked(MemswapRegion *region, uint64_t tried, uint64_t gone)
-{
-    uint32_t age = atomic_load_explicit(&region->age, memory_order_relaxed);
-    uint32_t rounds = AGE_ROUNDS(age);
-
-    if (gone * LITTLE < tried) {
-        rounds = MIN(2 * rounds + 1, ROUNDS_MAX);
-    } else {
-        rounds /= 2;
-    }
-    atomic_store_explicit(&region->age, AGE(rounds, rounds),
-                          memory_order_relaxed);
-}
-
-void memswap_age_set(MemswapRegion *region, unsigned int rounds)
-{
-    atomic_store_explicit(&region->age, AGE(rounds, rounds),
-                          memory_order_relaxed);
-}
-
-void memswap_age_keep(MemswapRegion *region, unsigned int keeper)
-{
-    atomic_store_explicit(&region->age, AGE(ROUNDS_MAX, ROUNDS_MAX) |
-                          keeper << AGE_KEEPER_SHIFT, memory_order_relaxed);
-}
-
-unsigned int memswap_age_keeper(MemswapRegion *region)
-{
-    uint32_t age = atomic_load_explicit(&region->age, memory_order_relaxed);
-
-    return AGE_LEFT(age) ? AGE_KEEPER(age) : 0;
-}
 
 void memswap_age_evicted(MemswapEngine *engine, MemswapRegion *region)
 {
@@ -101,12 +38,6 @@ uint32_t memswap_refault_distance(MemswapEngine *engine,
     return (uint32_t)atomic_load_explicit(&engine->evictions,
                                           memory_order_relaxed) -
            atomic_load_explicit(&region->evicted_at, memory_order_relaxed);
-}
-
-unsigned int memswap_age_rounds(MemswapRegion *region)
-{
-    return AGE_ROUNDS(atomic_load_explicit(&region->age,
-                                           memory_order_relaxed));
 }
 
 void memswap_age_refaulted(MemswapBlock *block, MemswapRegion *region)
@@ -124,6 +55,7 @@ void memswap_age_behind(MemswapBlock *block, uint64_t number)
     MemswapEngine *engine = block->engine;
     MemswapRegion *region = &block->regions[number];
     uint64_t memory = atomic_load(&engine->charged) >> block->page_shift;
+    uint32_t percent = atomic_load(&engine->behind_percent);
     uint32_t now = atomic_load(&engine->evictions);
     uint32_t passed = atomic_exchange_explicit(&region->passed_at, now,
                                                memory_order_relaxed);
@@ -131,14 +63,14 @@ void memswap_age_behind(MemswapBlock *block, uint64_t number)
     uint32_t at;
 
     if (passed) {
-        /* the clock may have taken it just before the sequence came */
+        /* it may have been taken just before the sequence came */
         distance = MAX(distance, now - passed);
     }
-    if (distance < memory / FAR) {
+    if (!percent || distance < memory * percent / 100) {
         return;
     }
     at = atomic_fetch_add(&engine->behind_next, 1) % MEMSWAP_BEHIND_MAX;
-    /* what was there is for the clock */
+    /* what was there has to wait for its turn */
     atomic_store(&engine->behind[at], (uint64_t)(block->slot + 1) <<
                  MEMSWAP_OWNER_SHIFT | number);
     atomic_store(&engine->behind_at, now);

@@ -6,8 +6,9 @@
  * that doesn't do, and only half of reserve_low is free, the others help until
  * all of it is.  They also resolve the faults that found none.
  *
- * With a policy that reclaims, it is what the first evictor is otherwise, and
- * all evictors help: when half of reserve_low is gone nobody asks a policy.
+ * Which regions they try is for a policy to say (offers.h).  With one that
+ * makes room itself, it is what the first evictor is otherwise, and all
+ * evictors help: when half of reserve_low is gone nobody asks a policy.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -64,8 +65,8 @@ void memswap_evictors_kick(MemswapEngine *engine)
 
 /*
  * When to start, and when there is enough.  While a sequence of faults goes
- * on, what it leaves behind should do: the clock would take what it comes to
- * next.
+ * on, what it leaves behind should do: other regions may be those that it
+ * comes to next.
  */
 static uint64_t reserve_start(MemswapEngine *engine, bool helper)
 {

@@ -8,7 +8,7 @@
  *
  *   region ownership   one at a time a region: trial, eviction, collapse,
  *                      discard; a fault only tries, and does without
- *   reclaim_lock       the clock's hand and the queue of trials
+ *   reclaim_lock       the queues of offers and of trials
  *   settings_lock      writers of the settings
  *   blocks_lock        writers of the table of blocks
  *   overflow_lock      pin counts too high for a word
@@ -33,6 +33,7 @@
 #include "memswap/engine.h"
 #include "memswap/policies.h"
 #include "memswap/policy.h"
+#include "offers.h"
 #include "store.h"
 #include "word.h"
 
@@ -74,7 +75,7 @@ typedef struct MemswapRegion {
      * has returned, 2 if a pin waits for that
      */
     _Atomic uint32_t zapping;
-    /* pages that count as MEMSWAP_IN_CACHE; the clock skips a region of none */
+    /* pages that count as MEMSWAP_IN_CACHE; reclaim skips a region of none */
     _Atomic uint32_t resident;
     _Atomic uint32_t stored;    /* the same of MEMSWAP_IN_STORE and IN_WORD */
     /* bit 0: some page was ever touched; bit 1: in the queue of trials */
@@ -82,8 +83,8 @@ typedef struct MemswapRegion {
     /* faults in sequence, see readahead.c */
     _Atomic uint32_t stream;
     _Atomic uint32_t streamed;  /* pages that the last sequence brought in */
+    _Atomic uint32_t turns;     /* see offers.c */
     /* see age.c */
-    _Atomic uint32_t age;
     _Atomic uint32_t evicted_at;    /* engine->evictions, its lower half */
     _Atomic uint32_t passed_at; /* the same, when a sequence had passed */
     /* a fault was seen: seconds of the clock, from 1; see workingset.c */
@@ -186,9 +187,6 @@ typedef struct MemswapHugetlb {
     _Atomic uint32_t wanted;    /* hugepages to take out, the limit aside */
     _Atomic uint32_t n_stalled; /* of the faults that wait, those for these */
     _Atomic int64_t told;       /* when the last event was; 0: never */
-    /* the clock's hand among these blocks; under reclaim_lock */
-    unsigned int hand_slot;
-    uint64_t hand_region;
 } MemswapHugetlb;
 
 /* A fault that may take long; see helper.c. */
@@ -252,6 +250,7 @@ typedef struct MemswapPolicies {
     unsigned int last_slot;     /* given to a policy */
     GPtrArray *hosts;           /* all that destroy has to see off */
     _Atomic(MemswapPolicyHost *) reclaimer;
+    _Atomic bool makes_room;    /* it does, rather than to make offers only */
     /* It is to be told when room gets short; counts as a sleeper. */
     _Atomic bool armed;
     /* These two are the same all the time, but for tests. */
@@ -301,8 +300,9 @@ struct MemswapEngine {
     GMutex reclaim_lock;
     GQueue trials;                  /* of MemswapTrial, oldest first */
     _Atomic uint32_t in_hand;       /* trials that somebody looks at now */
-    unsigned int hand_slot;
-    uint64_t hand_region;
+    MemswapOffers offers;
+    /* how far gone, in % of memory, is behind; 0: nothing is; see age.c */
+    _Atomic uint32_t behind_percent;
     /* regions that a sequence left behind: slot + 1 and number; 0: none */
     _Atomic uint64_t behind[MEMSWAP_BEHIND_MAX];
     _Atomic uint32_t behind_at; /* evictions when the last one was added */
@@ -533,21 +533,9 @@ void memswap_fill_finish_watched(MemswapBlock *block, uint64_t page,
 
 /* age.c */
 
-/* Does the clock's hand pass the region by, this time? */
-bool memswap_age_pass(MemswapRegion *region);
-/* Of so many pages on trial, so many are gone. */
-void memswap_age_looked(MemswapRegion *region, uint64_t tried, uint64_t gone);
 /* Pages of the region left, or came back. */
 void memswap_age_evicted(MemswapEngine *engine, MemswapRegion *region);
 void memswap_age_refaulted(MemswapBlock *block, MemswapRegion *region);
-/* How many rounds the region was passed by after its last trial, at most 15. */
-unsigned int memswap_age_rounds(MemswapRegion *region);
-/* The hand is to pass the region by for so many rounds. */
-void memswap_age_set(MemswapRegion *region, unsigned int rounds);
-/* The same, as often as can be, for the policy in slot @keeper - 1. */
-void memswap_age_keep(MemswapRegion *region, unsigned int keeper);
-/* Who keeps it still; 0: nobody. */
-unsigned int memswap_age_keeper(MemswapRegion *region);
 /* In pages, of whatever was evicted last in the region. */
 uint32_t memswap_refault_distance(MemswapEngine *engine,
                                   MemswapRegion *region);
@@ -559,6 +547,41 @@ bool memswap_age_streaming(MemswapEngine *engine);
 /* Such a region that is to go first; its block is counted in.  NULL: none. */
 MemswapBlock *memswap_age_take_behind(MemswapEngine *engine,
                                       uint64_t *number);
+
+/* offers.c */
+
+/* Is the region to be passed by, this time?  Counts as once. */
+bool memswap_pass_by(MemswapRegion *region);
+/* How often it is to be passed by still. */
+unsigned int memswap_passes(MemswapRegion *region);
+/* It is to be passed by so many times, at most 15. */
+void memswap_pass_set(MemswapRegion *region, unsigned int times);
+/* The same, as often as can be, for the policy in slot @keeper - 1. */
+void memswap_pass_keep(MemswapRegion *region, unsigned int keeper);
+/* Who keeps it still; 0: nobody. */
+unsigned int memswap_pass_keeper(MemswapRegion *region);
+/* A trial is over: of so many pages so many left.  In 15ths, what stayed. */
+void memswap_heat_set(MemswapRegion *region, uint64_t tried, uint64_t gone);
+unsigned int memswap_heat(MemswapRegion *region);
+
+/* Offer a region, before all others if it is to be @first.  False: full. */
+bool memswap_offers_put(MemswapBlock *block, uint64_t number, bool first);
+void memswap_offers_clear(MemswapEngine *engine);
+/* How many there are, about.  Called with reclaim_lock. */
+uint32_t memswap_offers_left(MemswapEngine *engine, unsigned int flags);
+/* Have the policy that makes them, if there is one, make more. */
+void memswap_offers_ask(MemswapEngine *engine, unsigned int flags);
+/*
+ * The region whose turn it is to be put on trial; its block is counted in, and
+ * MEMSWAP_REGION_QUEUED set.  NULL if there is none, or, with @can_wait, none
+ * on offer just now.  Called with reclaim_lock.
+ */
+MemswapBlock *memswap_offers_take(MemswapEngine *engine, unsigned int flags,
+                                  bool can_wait, uint64_t *number);
+/* Make it that region's turn: sets MEMSWAP_REGION_QUEUED, if it wasn't. */
+bool memswap_offers_claim(MemswapBlock *block, uint64_t number);
+/* Is the block one for reclaim with these flags? */
+bool memswap_reclaims_from(const MemswapBlock *block, unsigned int flags);
 
 /* workingset.c */
 
@@ -712,7 +735,7 @@ bool memswap_may_overshoot(MemswapEngine *engine, pid_t tid);
 #define MEMSWAP_RECLAIM_BEHIND  4u
 
 /*
- * One step of the clock: put regions on trial, look at the oldest trial
+ * One step of reclaim: put regions on trial, look at the oldest trial
  * again, and take out its cold pages, at most about @max bytes of them.
  * *@gone is what left.  Returns false if there was nothing to look at.
  */
@@ -720,6 +743,8 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
                           unsigned int flags, uint64_t *gone);
 /* Regions with something resident: so many steps go around once. */
 uint64_t memswap_reclaim_round(MemswapEngine *engine);
+/* How many regions are to be on trial at once. */
+unsigned int memswap_trial_window(MemswapEngine *engine, unsigned int flags);
 /* Drop the trials of a block that goes. */
 void memswap_forget_trials(MemswapBlock *block);
 /*
@@ -966,10 +991,15 @@ void memswap_policy_watched(MemswapBlock *block, uint64_t page,
                             unsigned int ahead, bool hit);
 /* A trial of the region is over. */
 void memswap_policy_looked(MemswapBlock *block, uint64_t number);
+/* So is what followed: of so many pages so many left. */
+void memswap_policy_emit_tried(MemswapBlock *block, uint64_t number,
+                               uint64_t tried, uint64_t gone);
+/* Have the reclaimer look whether it is asked for something. */
+void memswap_policy_poke_reclaimer(MemswapEngine *engine);
 /* Is there one that makes room?  Then evictors only help. */
 static inline bool memswap_policy_reclaims(MemswapEngine *engine)
 {
-    return atomic_load_explicit(&engine->policies.reclaimer,
+    return atomic_load_explicit(&engine->policies.makes_room,
                                 memory_order_relaxed);
 }
 /* It is to make some. */

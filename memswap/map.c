@@ -34,7 +34,7 @@ static MemswapMapCell cell_of(MemswapBlock *block, uint64_t first,
         resident += atomic_load(&region->resident);
         stored += atomic_load(&region->stored);
         idle = MIN(idle, memswap_region_idle(region, now));
-        cell.heat = MAX(cell.heat, memswap_age_rounds(region));
+        cell.heat = MAX(cell.heat, memswap_heat(region));
     }
     cell.resident = memswap_map_share(resident, pages);
     cell.stored = memswap_map_share(stored, pages);

@@ -18,7 +18,7 @@ G_STATIC_ASSERT(MEMSWAP_MAX_POLICIES <=
 void memswap_policy_tell(MemswapPolicyHost *host,
                          const MemswapPolicyEvent *event)
 {
-    if (!(host->ops->events >> event->kind & 1)) {
+    if (!memswap_policy_hears(host, event->kind)) {
         return;
     }
     memswap_ring_put(&host->ring, event);
@@ -210,15 +210,22 @@ void memswap_policy_looked(MemswapBlock *block, uint64_t number)
     memswap_policy_look(block, number, NULL);
 }
 
-void memswap_policy_ask_room(MemswapEngine *engine)
+void memswap_policy_emit_tried(MemswapBlock *block, uint64_t number,
+                               uint64_t tried, uint64_t gone)
+{
+    uint64_t first = memswap_region_first(block, number);
+    MemswapPolicyEvent event = new_event(
+        block->engine, MEMSWAP_POLICY_TRIED, block, first,
+        memswap_region_end(block, number) - first);
+
+    event.tried = (MemswapPolicyTried) { .pages = tried, .gone = gone };
+    tell_all(block->engine, &event);
+}
+
+void memswap_policy_poke_reclaimer(MemswapEngine *engine)
 {
     MemswapPolicies *policies = &engine->policies;
 
-    if (!atomic_load(&policies->armed) ||
-        !atomic_exchange(&policies->armed, false)) {
-        return;
-    }
-    atomic_fetch_sub(&engine->sleepers, 1);
     for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
         MemswapPolicyHost *host = slot_get(policies, i);
 
@@ -228,6 +235,17 @@ void memswap_policy_ask_room(MemswapEngine *engine)
             }
             slot_put(policies, i);
         }
+    }
+}
+
+void memswap_policy_ask_room(MemswapEngine *engine)
+{
+    MemswapPolicies *policies = &engine->policies;
+
+    if (atomic_load(&policies->armed) &&
+        atomic_exchange(&policies->armed, false)) {
+        atomic_fetch_sub(&engine->sleepers, 1);
+        memswap_policy_poke_reclaimer(engine);
     }
 }
 

@@ -101,6 +101,7 @@ struct MemswapPolicyHost {
     _Atomic bool tidied;        /* GIVEN_UP, and all is done that follows */
     /* Under MemswapPolicies.lock: was in a slot, and is to be listed. */
     bool published;
+    uint32_t behind_percent;    /* the engine's while it reclaims */
     MemswapPolicyError reason;  /* GIVEN_UP; set before it leaves the slot */
     _Atomic uint32_t owners;    /* its thread, and the engine */
     /* Real time of a call, less what requests took of it; 0: in none. */
@@ -119,6 +120,9 @@ struct MemswapPolicyHost {
     uint64_t some_us, full_us;  /* and what it was */
     int64_t room_rest;          /* ns to wait before asking for room again */
     int64_t room_due;
+    int64_t choose_rest;        /* the same, for offers */
+    int64_t choose_due;
+    uint64_t offered;           /* regions, ever */
     int64_t tokens, tokens_at;  /* budget of requests; see policy-request.c */
     int64_t request_began;
     unsigned int nonsense;
@@ -156,6 +160,13 @@ void memswap_policy_tell(MemswapPolicyHost *host,
 void memswap_policy_give_up(MemswapPolicyHost *host,
                             MemswapPolicyError reason);
 
+/* Does it want to hear of these? */
+static inline bool memswap_policy_hears(const MemswapPolicyHost *host,
+                                        MemswapPolicyEventKind kind)
+{
+    return host->ops->events >> kind & 1;
+}
+
 /* Let go of it: the engine, and its thread at its end. */
 void memswap_policy_release(MemswapPolicyHost *host);
 
@@ -181,6 +192,13 @@ int memswap_policy_probe(const char *path, int64_t patience, char **why);
 gpointer memswap_policy_thread(gpointer opaque);
 /* Make it look whether there is something to do. */
 void memswap_policy_poke(MemswapPolicyHost *host);
+/*
+ * In its thread: hand it an event.  Called having entered, and leaves for as
+ * long as the policy has the thread.  False if it was given up meanwhile: then
+ * the engine may be gone.
+ */
+bool memswap_policy_deliver(MemswapPolicyHost *host,
+                            const MemswapPolicyEvent *event);
 
 /* policy-request.c: what it may ask */
 
@@ -197,7 +215,26 @@ int64_t memswap_request_end(MemswapPolicyHost *host, int64_t ret);
 int memswap_request_pages(MemswapPolicyHost *host, uint32_t number,
                           uint64_t first, uint64_t n, MemswapBlock **block);
 
+/* All of them are right, and not too many. */
+int memswap_request_ranges(MemswapPolicyHost *host,
+                           const MemswapPolicyRange *ranges, uint32_t n);
+
 extern const MemswapPolicyHostOps memswap_policy_host_ops;
+
+/* policy-offer.c: of these, which regions are next; see policy.h */
+int64_t memswap_policy_op_offer(MemswapPolicyHost *host,
+                                const MemswapPolicyRange *ranges, uint32_t n,
+                                uint32_t flags);
+int memswap_policy_op_behind(MemswapPolicyHost *host, uint32_t percent);
+/*
+ * In its thread, having entered: ask it for offers, if evictors did.  @now is
+ * real time; *@due is when to do so again, and 0 else.  False if it was given
+ * up meanwhile.
+ */
+bool memswap_policy_serve_choose(MemswapPolicyHost *host, int64_t now,
+                                 int64_t *due);
+/* Is it asked for some? */
+bool memswap_policy_choose_waits(MemswapPolicyHost *host);
 
 /* policy-query.c: of these, what changes nothing; see policy.h */
 int64_t memswap_policy_op_now(MemswapPolicyHost *host);

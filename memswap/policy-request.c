@@ -141,9 +141,8 @@ static int get_region(MemswapPolicyHost *host, uint32_t number,
     return ret;
 }
 
-/* All of them are right, and not too many. */
-static int check_ranges(MemswapPolicyHost *host,
-                        const MemswapPolicyRange *ranges, uint32_t n)
+int memswap_request_ranges(MemswapPolicyHost *host,
+                           const MemswapPolicyRange *ranges, uint32_t n)
 {
     uint64_t pages = 0;
 
@@ -184,11 +183,11 @@ static MemswapBlock *range_block(MemswapPolicyHost *host,
 static bool kept_from(MemswapPolicyHost *host, MemswapRegion *region)
 {
     MemswapPolicies *policies = &host->engine->policies;
-    unsigned int keeper = memswap_age_keeper(region);
+    unsigned int keeper = memswap_pass_keeper(region);
     uint64_t order = keeper ? atomic_load(&policies->orders[keeper - 1]) : 0;
 
     /* what is asked for again and again goes in the end */
-    return order && order < host->order && memswap_age_pass(region);
+    return order && order < host->order && memswap_pass_by(region);
 }
 
 /* What a reclaim() has done, and may do. */
@@ -246,7 +245,7 @@ static int64_t op_reclaim(MemswapPolicyHost *host,
         return ret;
     }
     ret = flags & ~MEMSWAP_POLICY_COLD ? -EINVAL :
-          check_ranges(host, ranges, n);
+          memswap_request_ranges(host, ranges, n);
     if (ret) {
         return memswap_request_end(host, ret);
     }
@@ -306,7 +305,7 @@ static int64_t op_prefetch(MemswapPolicyHost *host,
         return ret;
     }
     ret = priority > MEMSWAP_POLICY_HIGH ? -EINVAL :
-          check_ranges(host, ranges, n);
+          memswap_request_ranges(host, ranges, n);
     if (ret) {
         return memswap_request_end(host, ret);
     }
@@ -370,7 +369,7 @@ static int op_set_interval(MemswapPolicyHost *host, uint32_t number,
     ret = rounds > ROUNDS_MAX ? -EINVAL :
           get_region(host, number, region, &block);
     if (!ret) {
-        memswap_age_set(&block->regions[region], rounds);
+        memswap_pass_set(&block->regions[region], rounds);
         memswap_block_unref(block);
     }
     return memswap_request_end(host, ret);
@@ -404,7 +403,7 @@ static int64_t op_keep(MemswapPolicyHost *host,
     if (ret) {
         return ret;
     }
-    ret = check_ranges(host, ranges, n);
+    ret = memswap_request_ranges(host, ranges, n);
     if (ret) {
         return memswap_request_end(host, ret);
     }
@@ -421,7 +420,7 @@ static int64_t op_keep(MemswapPolicyHost *host,
         while (page < stop && !atomic_load(&block->dead)) {
             uint64_t number = page / block->region_pages;
 
-            memswap_age_keep(&block->regions[number], host->slot + 1);
+            memswap_pass_keep(&block->regions[number], host->slot + 1);
             page = memswap_region_end(block, number);
         }
         memswap_block_unref(block);
@@ -493,4 +492,6 @@ const MemswapPolicyHostOps memswap_policy_host_ops = {
     .wake = op_wake,
     .counter = op_counter,
     .translate_many = memswap_policy_op_translate_many,
+    .offer = memswap_policy_op_offer,
+    .behind = memswap_policy_op_behind,
 };

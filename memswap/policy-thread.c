@@ -49,11 +49,8 @@ static void call_end(MemswapPolicyHost *host)
     atomic_store(&host->busy_since, 0);
 }
 
-/*
- * Called having entered, and leaves for as long as the policy has the thread.
- * False if it was given up meanwhile: then the engine may be gone.
- */
-static bool deliver(MemswapPolicyHost *host, const MemswapPolicyEvent *event)
+bool memswap_policy_deliver(MemswapPolicyHost *host,
+                            const MemswapPolicyEvent *event)
 {
     memswap_count(host->n_events, 1);
     memswap_policy_leave(host);
@@ -61,11 +58,6 @@ static bool deliver(MemswapPolicyHost *host, const MemswapPolicyEvent *event)
     host->ops->event(host->self, event);
     call_end(host);
     return memswap_policy_enter(host);
-}
-
-static bool wants(MemswapPolicyHost *host, MemswapPolicyEventKind kind)
-{
-    return host->ops->events >> kind & 1;
 }
 
 static int call_set(MemswapPolicyHost *host, const char *name,
@@ -128,7 +120,7 @@ static bool serve_timer(MemswapPolicyHost *host, int64_t now, int64_t *next)
         };
 
         host->timer = 0;
-        if (!deliver(host, &event)) {
+        if (!memswap_policy_deliver(host, &event)) {
             return false;
         }
     }
@@ -185,7 +177,7 @@ static bool serve_pressure(MemswapPolicyHost *host, int64_t now,
 {
     uint64_t some, full;
 
-    if (!wants(host, MEMSWAP_POLICY_PRESSURE)) {
+    if (!memswap_policy_hears(host, MEMSWAP_POLICY_PRESSURE)) {
         return true;
     }
     if (now >= host->sampled + PRESSURE_NS && read_pressure(&some, &full)) {
@@ -203,7 +195,7 @@ static bool serve_pressure(MemswapPolicyHost *host, int64_t now,
         host->some_us = some;
         host->full_us = full;
         host->sampled = now;
-        if (!first && !deliver(host, &event)) {
+        if (!first && !memswap_policy_deliver(host, &event)) {
             return false;
         }
     }
@@ -248,7 +240,7 @@ static bool serve_room(MemswapPolicyHost *host, int64_t now, int64_t *next)
     MemswapPolicyEvent event = { .kind = MEMSWAP_POLICY_ROOM };
     uint64_t evictions;
 
-    if (!(host->ops->roles & MEMSWAP_POLICY_RECLAIMER) ||
+    if (!memswap_policy_hears(host, MEMSWAP_POLICY_ROOM) ||
         atomic_load(&engine->policies.reclaimer) != host) {
         return true;
     }
@@ -266,7 +258,7 @@ static bool serve_room(MemswapPolicyHost *host, int64_t now, int64_t *next)
     evictions = atomic_load(&engine->evictions);
     event.time = memswap_now(engine);
     memswap_policy_fill_room(engine, &event.room);
-    if (!deliver(host, &event)) {
+    if (!memswap_policy_deliver(host, &event)) {
         return false;
     }
     if (atomic_load(&engine->evictions) != evictions) {
@@ -277,6 +269,19 @@ static bool serve_room(MemswapPolicyHost *host, int64_t now, int64_t *next)
                                 ROOM_REST_MAX_NS);
         host->room_due = memswap_policy_real_time() + host->room_rest;
         sooner(next, host->room_due);
+    }
+    return true;
+}
+
+static bool serve_choose(MemswapPolicyHost *host, int64_t now, int64_t *next)
+{
+    int64_t due;
+
+    if (!memswap_policy_serve_choose(host, now, &due)) {
+        return false;
+    }
+    if (due) {
+        sooner(next, due);
     }
     return true;
 }
@@ -323,14 +328,14 @@ static bool serve(MemswapPolicyHost *host, int64_t *next, bool *any)
     *any = false;
     while (left-- && is_up(host) && memswap_ring_get(&host->ring, &event)) {
         *any = true;
-        if (!deliver(host, &event)) {
+        if (!memswap_policy_deliver(host, &event)) {
             return false;
         }
     }
     now = memswap_policy_real_time();
     return serve_setting(host) && serve_timer(host, now, next) &&
            serve_looks(host, now, next) && serve_pressure(host, now, next) &&
-           serve_room(host, now, next);
+           serve_choose(host, now, next) && serve_room(host, now, next);
 }
 
 static void run(MemswapPolicyHost *host)

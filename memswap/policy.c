@@ -73,11 +73,29 @@ static void update_wanted(MemswapPolicies *policies)
         MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
 
         if (host) {
-            /* what was prefetched is counted, whoever wants to hear of it */
-            wanted |= host->ops->events | MEMSWAP_POLICY_EVENT_BIT(WASTED);
+            wanted |= host->ops->events;
+            if (host->ops->roles & MEMSWAP_POLICY_PREFETCHER) {
+                /* counted, whoever wants to hear of it */
+                wanted |= MEMSWAP_POLICY_EVENT_BIT(WASTED);
+            }
         }
     }
     atomic_store(&policies->wanted, wanted);
+}
+
+/* Put @host, or nobody, in charge of reclaim.  Called with policies->lock. */
+static void put_in_charge(MemswapEngine *engine, MemswapPolicyHost *host)
+{
+    MemswapPolicies *policies = &engine->policies;
+    bool offers = host && memswap_policy_hears(host, MEMSWAP_POLICY_CHOOSE);
+
+    atomic_store(&policies->reclaimer, host);
+    atomic_store(&policies->makes_room, host &&
+                 memswap_policy_hears(host, MEMSWAP_POLICY_ROOM));
+    atomic_store(&engine->behind_percent, host ? host->behind_percent : 0);
+    atomic_store(&engine->offers.open, offers);
+    /* some are to be there when they are needed */
+    atomic_store(&engine->offers.asked, offers ? MEMSWAP_ASKED_ANY : 0);
 }
 
 /* False if it was given up by now. */
@@ -96,7 +114,7 @@ static bool publish(MemswapPolicyHost *host)
         atomic_store(&policies->slots[host->slot], host);
         update_wanted(policies);
         if (host->ops->roles & MEMSWAP_POLICY_RECLAIMER) {
-            atomic_store(&policies->reclaimer, host);
+            put_in_charge(host->engine, host);
         }
     }
     g_mutex_unlock(&policies->lock);
@@ -119,7 +137,7 @@ static void unpublish(MemswapPolicyHost *host)
         update_wanted(policies);
         reclaimed = atomic_load(&policies->reclaimer) == host;
         if (reclaimed) {
-            atomic_store(&policies->reclaimer, NULL);
+            put_in_charge(engine, NULL);
             if (atomic_exchange(&policies->armed, false)) {
                 atomic_fetch_sub(&engine->sleepers, 1);
             }
@@ -130,6 +148,7 @@ static void unpublish(MemswapPolicyHost *host)
         sched_yield();
     }
     if (reclaimed) {
+        memswap_offers_clear(engine);
         memswap_evictors_kick(engine);
     }
 }
@@ -243,7 +262,9 @@ static bool waited_for(MemswapPolicyHost *host)
 
     return !memswap_ring_empty(&host->ring) ||
            atomic_load(&host->set_waits) ||
+           memswap_policy_choose_waits(host) ||
            (atomic_load(&engine->policies.reclaimer) == host &&
+            memswap_policy_reclaims(engine) &&
             memswap_excess(engine, atomic_load(&engine->reserve_low)) > 0);
 }
 

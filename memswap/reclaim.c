@@ -1,6 +1,7 @@
 /*
- * Reclaim: the clock that puts regions on trial
+ * Reclaim: regions are put on trial, and lose what stays cold
  *
+ * Which region is next comes from offers.c.
  * Stage one unmaps a region's pages and marks them; stage two, some regions
  * later, takes out those that nobody touched since.  One zap a region pays for
  * 512 pages, and nothing is mapped any more when they are punched, so no page
@@ -191,20 +192,14 @@ uint64_t memswap_reclaim_round(MemswapEngine *engine)
         MemswapBlock *block = memswap_block_get(engine, i);
 
         if (block) {
-            for (uint64_t k = 0; k < block->n_regions; k++) {
+            for (uint64_t k = 0; k < block->n_regions &&
+                 memswap_reclaims_from(block, 0); k++) {
                 regions += atomic_load(&block->regions[k].resident) > 0;
             }
             memswap_block_unref(block);
         }
     }
     return regions;
-}
-
-/* False if it is in the queue of trials, or was taken from there. */
-static bool queue_region(MemswapRegion *region)
-{
-    return !(atomic_fetch_or(&region->flags, MEMSWAP_REGION_QUEUED) &
-             MEMSWAP_REGION_QUEUED);
 }
 
 /* Takes over the reference to the block. */
@@ -218,54 +213,6 @@ static MemswapTrial *trial_new(MemswapBlock *block, uint64_t number)
         .next = memswap_region_first(block, number),
     };
     return entry;
-}
-
-/* May this block's regions be looked at? */
-static bool reclaims(const MemswapBlock *block, unsigned int flags)
-{
-    return block->alias || !(flags & MEMSWAP_RECLAIM_HUGETLB);
-}
-
-/*
- * Move the hand to the next region worth a trial.  Called with reclaim_lock.
- * Returns NULL after going around without finding one.
- */
-static MemswapTrial *clock_next(MemswapEngine *engine, unsigned int flags)
-{
-    unsigned int n = atomic_load(&engine->n_slots);
-    bool huge = flags & MEMSWAP_RECLAIM_HUGETLB;
-    unsigned int *hand_slot = huge ? &engine->hugetlb.hand_slot :
-                              &engine->hand_slot;
-    uint64_t *hand_region = huge ? &engine->hugetlb.hand_region :
-                            &engine->hand_region;
-
-    /* Twice around: the second time, none is passed by for its age. */
-    for (unsigned int seen = 0; seen <= 2 * n && n; seen++) {
-        MemswapBlock *block;
-
-        if (*hand_slot >= n) {
-            *hand_slot = 0;
-            *hand_region = 0;
-        }
-        block = memswap_block_get(engine, *hand_slot);
-        while (block && reclaims(block, flags) &&
-               *hand_region < block->n_regions) {
-            uint64_t number = (*hand_region)++;
-            MemswapRegion *region = &block->regions[number];
-
-            if (atomic_load(&region->resident) &&
-                (!memswap_age_pass(region) || seen > n) &&
-                queue_region(region)) {
-                return trial_new(block, number);
-            }
-        }
-        if (block) {
-            memswap_block_unref(block);
-        }
-        (*hand_slot)++;
-        *hand_region = 0;
-    }
-    return NULL;
 }
 
 static void trial_free(MemswapTrial *entry)
@@ -294,7 +241,7 @@ static void trial_queue(MemswapEngine *engine, MemswapTrial *entry,
  * one, there is no waiting at all.  Of hugepages it is half: measured, more
  * brings little.
  */
-static unsigned int trial_window(MemswapEngine *engine, unsigned int flags)
+unsigned int memswap_trial_window(MemswapEngine *engine, unsigned int flags)
 {
     uint64_t regions = atomic_load(&engine->charged) / MEMSWAP_REGION_SIZE;
     uint64_t huge = MAX(atomic_load(&engine->hugetlb.resident), 0);
@@ -309,7 +256,9 @@ static unsigned int trial_window(MemswapEngine *engine, unsigned int flags)
 /* The next trial from @link on that may be looked at; NULL: none. */
 static GList *find_trial(GList *link, unsigned int flags)
 {
-    while (link && !reclaims(((MemswapTrial *)link->data)->block, flags)) {
+    while (link &&
+           !memswap_reclaims_from(((MemswapTrial *)link->data)->block,
+                                  flags)) {
         link = link->next;
     }
     return link;
@@ -331,44 +280,61 @@ static unsigned int count_trials(MemswapEngine *engine, unsigned int flags)
     return n;
 }
 
+/* Put a region on trial that is this thread's to try.  Takes over the block. */
+static MemswapTrial *trial_begin(MemswapBlock *block, uint64_t number,
+                                 bool *busy)
+{
+    MemswapTrial *entry = trial_new(block, number);
+    MemswapRegion *region = &block->regions[number];
+
+    if (memswap_region_try_own(region)) {
+        entry->tried = memswap_trial_region(block, number);
+        memswap_region_disown(region);
+    } else {
+        *busy = true;
+    }
+    return entry;
+}
+
 /*
  * Fill the queue, then take its oldest entry.  NULL if there is none; *@all
- * says whether the clock went around without finding one, and nobody else has
- * one in hand; *@busy that somebody owned a region on the way.
+ * says whether nothing was found to put on trial, and nobody else has one in
+ * hand; *@busy that somebody owned a region on the way.
  */
 static MemswapTrial *next_trial(MemswapEngine *engine, unsigned int flags,
                                 bool *all, bool *busy)
 {
-    unsigned int window = trial_window(engine, flags);
+    unsigned int window = memswap_trial_window(engine, flags);
     unsigned int attempts = 2 * TRIAL_WINDOW;
     MemswapTrial *entry;
+    unsigned int n;
+    bool ask = false;
     GList *link;
 
     *all = false;
     g_mutex_lock(&engine->reclaim_lock);
-    while (count_trials(engine, flags) < window && attempts--) {
-        MemswapRegion *region;
-        uint64_t waiting = 0;
+    while ((n = count_trials(engine, flags)) < window && attempts--) {
+        uint64_t number;
+        /* with enough on trial, a policy has time to offer more */
+        MemswapBlock *block = memswap_offers_take(engine, flags,
+                                                  n > window / 2, &number);
 
-        entry = clock_next(engine, flags);
-        if (!entry) {
+        ask = memswap_offers_left(engine, flags) < (window + 1) / 2;
+        if (!block) {
             *all = true;
             break;
         }
         /* nobody is to think meanwhile that there is nothing */
         atomic_fetch_add(&engine->in_hand, 1);
         g_mutex_unlock(&engine->reclaim_lock);
-        region = &entry->block->regions[entry->region];
-        if (memswap_region_try_own(region)) {
-            waiting = memswap_trial_region(entry->block, entry->region);
-            memswap_region_disown(region);
-        } else {
-            *busy = true;
+        if (ask) {
+            memswap_offers_ask(engine, flags);
+            ask = false;
         }
+        entry = trial_begin(block, number, busy);
         g_mutex_lock(&engine->reclaim_lock);
         atomic_fetch_sub(&engine->in_hand, 1);
-        entry->tried = waiting;
-        if (waiting) {
+        if (entry->tried) {
             trial_queue(engine, entry, false);
         } else {
             /* All pinned, or owned by somebody: its turn will come again. */
@@ -384,6 +350,9 @@ static MemswapTrial *next_trial(MemswapEngine *engine, unsigned int flags,
         *all = false;
     }
     g_mutex_unlock(&engine->reclaim_lock);
+    if (ask) {
+        memswap_offers_ask(engine, flags);
+    }
     return entry;
 }
 
@@ -409,8 +378,7 @@ static MemswapTrial *next_behind(MemswapEngine *engine)
     g_mutex_unlock(&engine->reclaim_lock);
 
     while ((block = memswap_age_take_behind(engine, &number))) {
-        if (atomic_load(&block->regions[number].resident) &&
-            queue_region(&block->regions[number])) {
+        if (memswap_offers_claim(block, number)) {
             atomic_fetch_add(&engine->in_hand, 1);
             entry = trial_new(block, number);
             entry->behind = true;
@@ -419,6 +387,20 @@ static MemswapTrial *next_behind(MemswapEngine *engine)
         memswap_block_unref(block);
     }
     return NULL;
+}
+
+/* All of its pages were looked at: remember what came of it, and tell. */
+static void trial_over(MemswapTrial *entry)
+{
+    MemswapBlock *block = entry->block;
+
+    memswap_heat_set(&block->regions[entry->region], entry->tried,
+                     entry->gone);
+    if (memswap_policy_wants(block->engine,
+                             MEMSWAP_POLICY_EVENT_BIT(TRIED))) {
+        memswap_policy_emit_tried(block, entry->region, entry->tried,
+                                  entry->gone);
+    }
 }
 
 /* As memswap_reclaim_step(); *@busy says that somebody owned the region. */
@@ -465,7 +447,7 @@ static bool reclaim_step(MemswapEngine *engine, uint64_t max,
         entry->gone += *gone >> entry->block->page_shift;
         more = entry->next < memswap_region_end(entry->block, entry->region);
         if (!more) {
-            memswap_age_looked(region, entry->tried, entry->gone);
+            trial_over(entry);
             memswap_shed_warm(entry->block, entry->region);
         }
         memswap_region_disown(region);
@@ -496,7 +478,7 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
 uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size)
 {
     uint64_t steps = memswap_reclaim_round(engine) +
-                     MAX(trial_window(engine, 0), TRIAL_WINDOW);
+                     MAX(memswap_trial_window(engine, 0), TRIAL_WINDOW);
     unsigned int patience = BUSY_LOOKS;
     uint64_t got = 0;
 

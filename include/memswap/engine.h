@@ -500,7 +500,7 @@ int memswap_discard(MemswapEngine *engine, const void *host, uint64_t size);
  * memswap_reclaim: take out this many bytes now
  *
  * Works in the calling thread: first what is on trial already and still
- * cold, then the clock's next regions, once around.  Returns the bytes that
+ * cold, then the next regions, as if once around.  Returns the bytes that
  * left the page cache, which may be fewer than asked for, or more by less
  * than a region.
  */
@@ -602,8 +602,8 @@ typedef struct MemswapMapCell {
      */
     uint8_t idle;
     /*
-     * For how many rounds the clock left it alone after it looked at it the
-     * last time, 0 to 15, the most of several: about how warm it was.
+     * How much of what was on trial had been touched when that ended the last
+     * time, in 15ths, the most of several: about how warm it was.
      */
     uint8_t heat;
 } MemswapMapCell;

@@ -68,7 +68,10 @@ typedef enum MemswapPolicyEventKind {
     MEMSWAP_POLICY_WASTED,
     /* The limit is another one: room. */
     MEMSWAP_POLICY_LIMIT,
-    /* For the reclaimer: little is free under the limit.  room */
+    /*
+     * For a reclaimer that makes room itself: little is free under the limit.
+     * While it wants to hear of that evictors only help.  room
+     */
     MEMSWAP_POLICY_ROOM,
     /* A fault is held back for room: page.  Its end: page, stall. */
     MEMSWAP_POLICY_STALL_BEGIN,
@@ -82,6 +85,13 @@ typedef enum MemswapPolicyEventKind {
     /* A block of n pages is there, or goes. */
     MEMSWAP_POLICY_BLOCK_ADDED,
     MEMSWAP_POLICY_BLOCK_REMOVED,
+    /*
+     * For the reclaimer: evictors try what is on offer, and soon there is
+     * none.  n, page_size: so many regions would do.
+     */
+    MEMSWAP_POLICY_CHOOSE,
+    /* A region's turn is over: page is its first, n, tried. */
+    MEMSWAP_POLICY_TRIED,
     MEMSWAP_POLICY_EVENT__MAX,
 } MemswapPolicyEventKind;
 
@@ -128,6 +138,11 @@ typedef struct MemswapPolicyTrial {
     uint32_t n_cold;        /* pages that are still untouched */
 } MemswapPolicyTrial;
 
+typedef struct MemswapPolicyTried {
+    uint64_t pages;         /* that were on trial */
+    uint64_t gone;          /* of these */
+} MemswapPolicyTried;
+
 typedef struct MemswapPolicyRoom {
     uint64_t limit;
     uint64_t resident;
@@ -155,6 +170,8 @@ typedef struct MemswapPolicyEvent {
         MemswapPolicyRoom room;
         MemswapPolicyPressure pressure;
         uint64_t stall_ns;
+        MemswapPolicyTried tried;
+        uint64_t page_size; /* only of blocks with such pages; 0: of any */
     };
 } MemswapPolicyEvent;
 
@@ -202,6 +219,8 @@ typedef struct MemswapPolicyInfo {
 
 /* For reclaim(): only pages on trial that nobody touched since. */
 #define MEMSWAP_POLICY_COLD 1u
+/* For offer(): before what was offered so far. */
+#define MEMSWAP_POLICY_FIRST 1u
 
 /* How much of what is free a prefetch may take. */
 typedef enum MemswapPolicyPriority {
@@ -210,7 +229,7 @@ typedef enum MemswapPolicyPriority {
     MEMSWAP_POLICY_HIGH,    /* all there is */
 } MemswapPolicyPriority;
 
-/* trial()'s look_ns: the clock, or the policy itself, is to look. */
+/* trial()'s look_ns: evictors, or the policy itself, are to look. */
 #define MEMSWAP_POLICY_NO_LOOK (-1)
 /* translate()'s root: addresses are guest-physical. */
 #define MEMSWAP_POLICY_PHYSICAL UINT64_MAX
@@ -256,7 +275,10 @@ typedef struct MemswapPolicyHostOps {
     int64_t (*reclaim)(MemswapPolicyHost *host,
                        const MemswapPolicyRange *ranges, uint32_t n,
                        uint32_t flags);
-    /* Take out so many bytes of what the host's clock finds cold. */
+    /*
+     * Take out so many bytes of what is cold in regions on offer and, with
+     * none, in others in the order of addresses.
+     */
     int64_t (*reclaim_bytes)(MemswapPolicyHost *host, uint64_t bytes);
     /*
      * Bring pages in that are in the store, in the order given, in the calling
@@ -277,7 +299,10 @@ typedef struct MemswapPolicyHostOps {
      */
     int64_t (*trial)(MemswapPolicyHost *host, uint32_t block,
                      uint64_t region, int64_t look_ns);
-    /* The host's clock is to pass by a region for so many rounds, up to 15. */
+    /*
+     * A region is to be passed by when its turn comes to be tried, so many
+     * times, up to 15.
+     */
     int (*set_interval)(MemswapPolicyHost *host, uint32_t block,
                         uint64_t region, uint32_t rounds);
     /*
@@ -314,6 +339,27 @@ typedef struct MemswapPolicyHostOps {
     int64_t (*translate_many)(MemswapPolicyHost *host, uint64_t root,
                               uint64_t address, int64_t stride, uint32_t n,
                               MemswapPolicyRange *pages);
+
+    /*
+     * Offer regions to be tried by whoever reclaims, in this order, each that
+     * a range has a page of.  Best ahead of need: then evictors, as many as
+     * there is work for, go from one to the next, and what comes of each is
+     * told by MEMSWAP_POLICY_TRIED.  When few are left there is
+     * MEMSWAP_POLICY_CHOOSE; with none, regions go in the order of addresses.
+     * Returns how many were taken, fewer when 1024 wait; -EBUSY as long as
+     * this is not the reclaimer in charge.
+     */
+    int64_t (*offer)(MemswapPolicyHost *host,
+                     const MemswapPolicyRange *ranges, uint32_t n,
+                     uint32_t flags);
+    /*
+     * What a sequence of faults brought in and left behind is to go before
+     * all that is on offer, without a trial, if the pages evicted since its
+     * own were, or since such a sequence left it the last time, are so many
+     * per cent of those in memory, up to 100.  0, as in the beginning: never.
+     * Ends with the policy.
+     */
+    int (*behind)(MemswapPolicyHost *host, uint32_t percent);
 } MemswapPolicyHostOps;
 
 /*

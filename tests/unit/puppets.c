@@ -69,6 +69,7 @@ void puppet_settle(Harness *h, const char *id)
         memswap_policy_poke(host);
     }
     wait_until(memswap_ring_empty(&host->ring) &&
+               !memswap_policy_choose_waits(host) &&
                atomic_load(&host->asleep));
 }
 

@@ -197,7 +197,7 @@ static void test_kept(void)
     Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
 
     write_pages(h, 0, REGION_PAGES);
-    memswap_age_keep(&h->ram.block->regions[0], 1);
+    memswap_pass_keep(&h->ram.block->regions[0], 1);
     g_assert_cmpint(take(h, 0, 64), ==, 64 * PAGE);
     harness_free(h);
 }

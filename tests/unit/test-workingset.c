@@ -387,7 +387,7 @@ static void test_map(void)
     harness_tick(h, 20 * SECOND);
     write_pages(h, 4 * REGION_PAGES, 256);
     take(h, 2 * REGION_PAGES, 1, false);
-    memswap_age_set(&block->regions[1], 7);
+    memswap_heat_set(&block->regions[1], 15, 8);
     g_assert_cmpint(memswap_block_map(block, 0, 2 * MIB, 16, cells), ==, 5);
     expect_cell(cells[0], 0, 0, MEMSWAP_MAP_NEVER, 0);
     expect_cell(cells[1], 255, 0, 18, 7);

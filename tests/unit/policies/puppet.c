@@ -31,7 +31,8 @@ typedef struct Puppet {
     int hang;               /* in the next event */
     int spin;               /* the same, by asking for ever */
     uint64_t n[MEMSWAP_POLICY_EVENT__MAX];
-    MemswapPolicyEvent last;
+    MemswapPolicyEvent last, tried;
+    int64_t too_early;      /* what offer() said when it started */
 } Puppet;
 
 MemswapPolicyEntry memswap_policy_entry;
@@ -52,16 +53,22 @@ static void event(void *self, const MemswapPolicyEvent *event)
     static const char *const names[] = {
         "fault", "trial", "evicted", "filled", "hit", "wasted", "limit",
         "room", "stall-begin", "stall-end", "pressure", "timer", "reset",
-        "added", "removed",
+        "added", "removed", "choose", "tried",
     };
     Puppet *puppet = self;
 
-    if (puppet->hang) {
-        hang(puppet);
+    if (event->kind == MEMSWAP_POLICY_TRIED) {
+        puppet->tried = *event;
+    } else if (event->kind != MEMSWAP_POLICY_CHOOSE) {
+        /* what the reclaimer hears of at any time is not the next event */
+        if (puppet->hang) {
+            hang(puppet);
+        }
+        while (puppet->spin &&
+               puppet->ops->now(puppet->host) != -ESHUTDOWN) {
+        }
+        puppet->last = *event;
     }
-    while (puppet->spin && puppet->ops->now(puppet->host) != -ESHUTDOWN) {
-    }
-    puppet->last = *event;
     /* the reclaimer's, which comes again and again, is not counted */
     if (event->kind < sizeof(names) / sizeof(names[0]) &&
         event->kind != MEMSWAP_POLICY_ROOM) {
@@ -171,6 +178,22 @@ static int set(void *self, const char *name, const char *value)
         ret = ops->set_interval(host, a, b, c);
     } else if (!strcmp(name, "keep")) {
         ret = ops->keep(host, &range, 1);
+    } else if (!strcmp(name, "offer")) {
+        ret = ops->offer(host, &range, 1, 0);
+    } else if (!strcmp(name, "offer-first")) {
+        ret = ops->offer(host, &range, 1, MEMSWAP_POLICY_FIRST);
+    } else if (!strcmp(name, "offer-flags")) {
+        ret = ops->offer(host, &range, 1, 0x80);
+    } else if (!strcmp(name, "offer-null")) {
+        ret = ops->offer(host, NULL, 1, 0);
+    } else if (!strcmp(name, "offer-early")) {
+        ret = puppet->too_early;
+    } else if (!strcmp(name, "behind")) {
+        ret = ops->behind(host, a);
+    } else if (!strcmp(name, "tried-gone")) {
+        ret = puppet->tried.tried.pages * 1000 + puppet->tried.tried.gone;
+    } else if (!strcmp(name, "tried-page")) {
+        ret = puppet->tried.page;
     } else if (!strcmp(name, "wake")) {
         ret = ops->wake(host, a);
     } else if (!strcmp(name, "counter")) {
@@ -245,6 +268,9 @@ static int start(const MemswapPolicyHostOps *ops, MemswapPolicyHost *host,
 
     puppet->ops = ops;
     puppet->host = host;
+#ifdef TOO_EARLY
+    puppet->too_early = ops->offer(host, NULL, 0, 0);
+#endif
     *self = puppet;
     return 0;
 }
