@@ -12,6 +12,7 @@
 #include "builtins.h"
 #include "memswap/policies.h"
 
+MemswapPolicyEntry memswap_policy_generation;
 MemswapPolicyEntry memswap_policy_limit;
 MemswapPolicyEntry memswap_policy_linear;
 MemswapPolicyEntry memswap_policy_pressure;
@@ -20,6 +21,7 @@ MemswapPolicyEntry memswap_policy_virtual;
 MemswapPolicyEntry memswap_policy_working_set;
 
 const MemswapBuiltin memswap_builtins[] = {
+    { "generation", memswap_policy_generation },
     { "limit", memswap_policy_limit },
     { "linear", memswap_policy_linear },
     { "pressure", memswap_policy_pressure },
