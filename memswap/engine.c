@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "engine-private.h"
-#include "internal.h"
+#include "policy-internal.h"
 #include "pool.h"
 #include "uffd.h"
 
@@ -343,6 +343,13 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
         }
         memswap_engine_free(engine);
         return ret;
+    }
+    if (config->reclaimer) {
+        ret = memswap_policy_start_default(engine, config->reclaimer, error);
+        if (ret) {
+            memswap_engine_free(engine);
+            return ret;
+        }
     }
     *result = engine;
     return 0;

@@ -50,6 +50,9 @@
 #define MEMSWAP_CURVE_SHIFT 12
 /* Regions behind sequences of faults that are remembered. */
 #define MEMSWAP_BEHIND_MAX 8
+/* The default reclaimer comes after all other policies. */
+#define MEMSWAP_DEFAULT_SLOT MEMSWAP_MAX_POLICIES
+#define MEMSWAP_POLICY_SLOTS (MEMSWAP_MAX_POLICIES + 1)
 /* A store's owner names a page by its block's slot and its number in it. */
 #define MEMSWAP_OWNER_SHIFT 40
 
@@ -242,10 +245,10 @@ typedef struct MemswapPolicies {
     GMutex lock;
     /* What any of them wants to hear of: MEMSWAP_POLICY_EVENT_BIT()s. */
     _Atomic uint64_t wanted;
-    _Atomic(MemswapPolicyHost *) slots[MEMSWAP_MAX_POLICIES];
-    _Atomic uint32_t users[MEMSWAP_MAX_POLICIES];
+    _Atomic(MemswapPolicyHost *) slots[MEMSWAP_POLICY_SLOTS];
+    _Atomic uint32_t users[MEMSWAP_POLICY_SLOTS];
     /* precedence of the one in the slot: a lower one goes first; 0: none */
-    _Atomic uint64_t orders[MEMSWAP_MAX_POLICIES];
+    _Atomic uint64_t orders[MEMSWAP_POLICY_SLOTS];
     uint64_t n_added;           /* ever; under admin_lock, as is this: */
     unsigned int last_slot;     /* given to a policy */
     GPtrArray *hosts;           /* all that destroy has to see off */
@@ -253,6 +256,9 @@ typedef struct MemswapPolicies {
     _Atomic bool makes_room;    /* it does, rather than to make offers only */
     /* It is to be told when room gets short; counts as a sleeper. */
     _Atomic bool armed;
+    char *default_name;         /* see policy-default.c; NULL: there is none */
+    _Atomic bool default_wanted;
+    _Atomic int64_t default_due;    /* not before, in real time */
     /* These two are the same all the time, but for tests. */
     _Atomic int64_t patience;   /* ns until one that doesn't return hangs */
     _Atomic int64_t requests_per_s;     /* of each; see policy-request.c */

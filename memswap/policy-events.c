@@ -59,7 +59,7 @@ static void tell_all(MemswapEngine *engine, const MemswapPolicyEvent *event)
 {
     MemswapPolicies *policies = &engine->policies;
 
-    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+    for (unsigned int i = 0; i < MEMSWAP_POLICY_SLOTS; i++) {
         MemswapPolicyHost *host = slot_get(policies, i);
 
         if (host) {
@@ -226,7 +226,7 @@ void memswap_policy_poke_reclaimer(MemswapEngine *engine)
 {
     MemswapPolicies *policies = &engine->policies;
 
-    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+    for (unsigned int i = 0; i < MEMSWAP_POLICY_SLOTS; i++) {
         MemswapPolicyHost *host = slot_get(policies, i);
 
         if (host) {

@@ -78,7 +78,7 @@ typedef struct PolicyGovernor {
 struct MemswapPolicyHost {
     MemswapEngine *engine;
     unsigned int slot;
-    /* counts those added before it, and itself */
+    /* counts those added before it, and itself; the default comes last */
     uint64_t order;
     char id[MEMSWAP_POLICY_NAME_SIZE];
     char *path;                 /* NULL: built in */
@@ -160,6 +160,12 @@ void memswap_policy_tell(MemswapPolicyHost *host,
 void memswap_policy_give_up(MemswapPolicyHost *host,
                             MemswapPolicyError reason);
 
+/* Is it the one of policy-default.c? */
+static inline bool memswap_policy_is_default(const MemswapPolicyHost *host)
+{
+    return host->slot == MEMSWAP_DEFAULT_SLOT;
+}
+
 /* Does it want to hear of these? */
 static inline bool memswap_policy_hears(const MemswapPolicyHost *host,
                                         MemswapPolicyEventKind kind)
@@ -169,6 +175,32 @@ static inline bool memswap_policy_hears(const MemswapPolicyHost *host,
 
 /* Let go of it: the engine, and its thread at its end. */
 void memswap_policy_release(MemswapPolicyHost *host);
+
+/*
+ * Run a policy in a slot that is free, with no id that is in use.  As
+ * memswap_policy_add(), with admin_lock held.
+ */
+int memswap_policy_launch(MemswapEngine *engine,
+                          const MemswapPolicyConfig *config,
+                          unsigned int slot, char **error);
+/* As memswap_policy_remove(), with admin_lock held. */
+int memswap_policy_end(MemswapPolicyHost *host, char **error);
+
+/* policy-default.c: the reclaimer there is when there is no other */
+
+/* As memswap_policy_add(); @name: one that is built in. */
+int memswap_policy_start_default(MemswapEngine *engine, const char *name,
+                                 char **error);
+/* There is another one: end it.  With admin_lock held. */
+void memswap_policy_retire_default(MemswapEngine *engine);
+/* It is ended by hand: not to be brought back.  With admin_lock held. */
+void memswap_policy_drop_default(MemswapEngine *engine);
+/* With no reclaimer there, start it.  With admin_lock held. */
+void memswap_policy_restore_default(MemswapEngine *engine);
+/* It was given up: wait before it is started again. */
+void memswap_policy_rest_default(MemswapEngine *engine);
+/* Is it to be started, as far as can be seen without a lock? */
+bool memswap_policy_lacks_default(MemswapEngine *engine);
 
 /* policy-status.c: no more of one that was given up; called with the lock */
 bool memswap_policy_forget_id(MemswapPolicies *policies, const char *id);

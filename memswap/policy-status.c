@@ -40,7 +40,7 @@ static MemswapPolicyHost *next_in_order(MemswapPolicies *policies,
 {
     MemswapPolicyHost *next = NULL;
 
-    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+    for (unsigned int i = 0; i < MEMSWAP_POLICY_SLOTS; i++) {
         MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
 
         if (host && host->order > order &&

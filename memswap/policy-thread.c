@@ -358,18 +358,30 @@ static void run(MemswapPolicyHost *host)
     }
 }
 
-/* False if there is no place for it. */
-static bool fits(MemswapPolicyHost *host)
+/* 0, or a negative errno with host->why set. */
+static int find_place(MemswapPolicyHost *host)
 {
+    MemswapPolicyHost *other;
     bool busy;
 
-    if (!memswap_policy_enter(host)) {
-        return false;
+    if (memswap_policy_is_default(host) &&
+        host->ops->roles != MEMSWAP_POLICY_RECLAIMER) {
+        host->why = g_strdup("it does more than to reclaim");
+        return -EINVAL;
     }
-    busy = (host->ops->roles & MEMSWAP_POLICY_RECLAIMER) &&
-           atomic_load(&host->engine->policies.reclaimer);
+    if (!memswap_policy_enter(host)) {
+        return -ESHUTDOWN;
+    }
+    /* not freed while one is added; the default one makes way */
+    other = atomic_load(&host->engine->policies.reclaimer);
+    busy = (host->ops->roles & MEMSWAP_POLICY_RECLAIMER) && other &&
+           !memswap_policy_is_default(other);
     memswap_policy_leave(host);
-    return !busy;
+    if (busy) {
+        host->why = g_strdup("there is a reclaimer already");
+        return -EBUSY;
+    }
+    return 0;
 }
 
 static int start(MemswapPolicyHost *host)
@@ -379,9 +391,9 @@ static int start(MemswapPolicyHost *host)
     if (ret) {
         return ret;
     }
-    if (!fits(host)) {
-        host->why = g_strdup("there is a reclaimer already");
-        return -EBUSY;
+    ret = find_place(host);
+    if (ret) {
+        return ret;
     }
     ret = host->ops->start(&memswap_policy_host_ops, host, &host->self);
     if (ret) {

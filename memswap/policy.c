@@ -7,7 +7,9 @@
  *
  * What is without a policy is what is left when one is given up: evictors make
  * room all the time when half of the reserve is gone, whether or not there is
- * a reclaimer, so that a guest never depends on one.
+ * a reclaimer, and go on in the order of addresses when none makes offers, so
+ * that a guest never depends on one.  When a reclaimer goes, for whatever
+ * reason, the default one takes its place (policy-default.c).
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -69,7 +71,7 @@ static void update_wanted(MemswapPolicies *policies)
 {
     uint64_t wanted = 0;
 
-    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+    for (unsigned int i = 0; i < MEMSWAP_POLICY_SLOTS; i++) {
         MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
 
         if (host) {
@@ -173,6 +175,12 @@ static bool mark_given_up(MemswapPolicyHost *host)
            change_phase(host, POLICY_LOADING, POLICY_GIVEN_UP);
 }
 
+static void watch_kick(MemswapPolicies *policies)
+{
+    atomic_fetch_add(&policies->watch_kick, 1);
+    memswap_futex_wake(&policies->watch_kick);
+}
+
 static void after_given_up(MemswapPolicyHost *host, MemswapPolicyError reason)
 {
     MemswapEngine *engine = host->engine;
@@ -180,12 +188,17 @@ static void after_given_up(MemswapPolicyHost *host, MemswapPolicyError reason)
     g_mutex_lock(&engine->policies.lock);
     host->reason = reason;
     g_mutex_unlock(&engine->policies.lock);
+    if (memswap_policy_is_default(host)) {
+        memswap_policy_rest_default(engine);
+    }
     unpublish(host);
     memswap_policy_poke(host);
     if (engine->host.event) {
         engine->host.event(engine->opaque, MEMSWAP_EVENT_POLICY_ERROR,
                            host->id, reason);
     }
+    /* another one may be to take its place */
+    watch_kick(&engine->policies);
     /* last: from now on the engine may go */
     atomic_store(&host->tidied, true);
 }
@@ -290,7 +303,7 @@ static gpointer watch(gpointer opaque)
         bool any = false;
 
         g_mutex_lock(&policies->lock);
-        for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES && !hung; i++) {
+        for (unsigned int i = 0; i < MEMSWAP_POLICY_SLOTS && !hung; i++) {
             MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
 
             any |= host != NULL;
@@ -300,20 +313,21 @@ static gpointer watch(gpointer opaque)
             }
         }
         g_mutex_unlock(&policies->lock);
+        any |= memswap_policy_lacks_default(engine);
         if (hung) {
             after_given_up(hung, MEMSWAP_POLICY_HUNG);
-        } else if (!atomic_load(&policies->watch_stop)) {
+        } else if (memswap_policy_lacks_default(engine) &&
+                   g_mutex_trylock(&policies->admin_lock)) {
+            /* who has it sees to that as well, as far as it is due then */
+            memswap_policy_restore_default(engine);
+            g_mutex_unlock(&policies->admin_lock);
+        }
+        if (!hung && !atomic_load(&policies->watch_stop)) {
             memswap_futex_wait(&policies->watch_kick, seen, any ?
                                policies->patience / WATCH_PART : -1);
         }
     }
     return NULL;
-}
-
-static void watch_kick(MemswapPolicies *policies)
-{
-    atomic_fetch_add(&policies->watch_kick, 1);
-    memswap_futex_wake(&policies->watch_kick);
 }
 
 /* Threads of ours take no signals. */
@@ -351,7 +365,7 @@ static MemswapPolicyHost *find(MemswapPolicies *policies, const char *id)
     MemswapPolicyHost *found = NULL;
 
     g_mutex_lock(&policies->lock);
-    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+    for (unsigned int i = 0; i < MEMSWAP_POLICY_SLOTS; i++) {
         MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
 
         if (host && !strcmp(host->id, id)) {
@@ -432,8 +446,12 @@ static MemswapPolicyHost *policy_new(MemswapEngine *engine,
     host->engine = engine;
     host->owners = 2;
     host->slot = slot;
-    host->order = ++engine->policies.n_added;
-    engine->policies.last_slot = slot;
+    if (slot == MEMSWAP_DEFAULT_SLOT) {
+        host->order = UINT64_MAX;
+    } else {
+        host->order = ++engine->policies.n_added;
+        engine->policies.last_slot = slot;
+    }
     g_strlcpy(host->id, config->id, sizeof(host->id));
     host->path = g_strdup(config->path);
     host->builtin = g_strdup(config->builtin);
@@ -449,14 +467,16 @@ static MemswapPolicyHost *policy_new(MemswapEngine *engine,
     return host;
 }
 
-/* Run it until it is up.  Called with admin_lock. */
-static int launch(MemswapPolicyHost *host, char **error)
+int memswap_policy_launch(MemswapEngine *engine,
+                          const MemswapPolicyConfig *config,
+                          unsigned int slot, char **error)
 {
-    MemswapPolicies *policies = &host->engine->policies;
+    MemswapPolicyHost *host = policy_new(engine, config, slot);
+    MemswapPolicies *policies = &engine->policies;
     int ret;
 
     if (!policies->watch) {
-        policies->watch = start_thread("memswap-watch", watch, host->engine);
+        policies->watch = start_thread("memswap-watch", watch, engine);
     }
     /* before it can give itself up */
     enlist(host);
@@ -478,6 +498,11 @@ static int launch(MemswapPolicyHost *host, char **error)
                    host->why);
         policy_free(host);
         return ret;
+    }
+    /* one that was given up while it was loaded may have no ops yet */
+    if (atomic_load(&host->phase) == POLICY_UP &&
+        (host->ops->roles & MEMSWAP_POLICY_RECLAIMER)) {
+        memswap_policy_retire_default(engine);
     }
     if (!publish(host)) {
         return fail(error, -ETIMEDOUT, "policy '%s' was given up while it "
@@ -509,14 +534,14 @@ int memswap_policy_add(MemswapEngine *engine,
         }
     }
     if (!ret) {
-        ret = launch(policy_new(engine, config, slot), error);
+        ret = memswap_policy_launch(engine, config, slot, error);
     }
+    memswap_policy_restore_default(engine);
     g_mutex_unlock(&policies->admin_lock);
     return ret;
 }
 
-/* Called with admin_lock. */
-static int remove_policy(MemswapPolicyHost *host, char **error)
+int memswap_policy_end(MemswapPolicyHost *host, char **error)
 {
     MemswapPolicies *policies = &host->engine->policies;
 
@@ -547,8 +572,12 @@ int memswap_policy_remove(MemswapEngine *engine, const char *id, char **error)
 
     g_mutex_lock(&policies->admin_lock);
     host = find(policies, id);
-    ret = host ? remove_policy(host, error) :
+    if (host && memswap_policy_is_default(host)) {
+        memswap_policy_drop_default(engine);
+    }
+    ret = host ? memswap_policy_end(host, error) :
           fail(error, -ENOENT, "there is no policy '%s'", id);
+    memswap_policy_restore_default(engine);
     g_mutex_unlock(&policies->admin_lock);
     return ret;
 }
@@ -623,12 +652,13 @@ void memswap_policies_destroy(MemswapEngine *engine)
         MemswapPolicyHost *host = g_ptr_array_index(policies->hosts, 0);
 
         /* all are UP, but those that were given up, just now perhaps */
-        if (remove_policy(host, NULL)) {
+        if (memswap_policy_end(host, NULL)) {
             policy_forsake(host);
         }
     }
     g_mutex_unlock(&policies->admin_lock);
     g_ptr_array_unref(policies->hosts);
+    g_free(policies->default_name);
     g_mutex_clear(&policies->admin_lock);
     g_mutex_clear(&policies->lock);
 }

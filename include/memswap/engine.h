@@ -221,6 +221,12 @@ typedef struct MemswapConfig {
      * kernel and host can; see MemswapStats.huge_supported.
      */
     bool huge_regions;
+    /*
+     * The policy that chooses what goes while no other reclaimer is there, of
+     * those that are built in: see memswap_policy_default().  NULL: none; then
+     * regions go in the order of addresses.
+     */
+    const char *reclaimer;
     /* Only user-mode faults: for users without the right to the others. */
     bool user_mode_only;
     /* An open userfaultfd to use, which the engine then owns; or -1. */

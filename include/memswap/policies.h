@@ -65,6 +65,8 @@ typedef struct MemswapPolicyStatus {
  * @config: copied
  * @error: as in memswap_engine_new()
  *
+ * A reclaimer takes the place of MemswapConfig.reclaimer.
+ *
  * A shared object is loaded in a child process first, so that one that
  * crashes or hangs while it is loaded does so there; whoever is called with
  * SIGCHLD must expect a child that is not its own.  Takes seconds at most; no
@@ -81,6 +83,10 @@ int memswap_policy_add(MemswapEngine *engine,
 
 /**
  * memswap_policy_remove: let a policy end, and unload it
+ *
+ * When a reclaimer goes, MemswapConfig.reclaimer takes its place.  That one has
+ * the id "default", and stays away if it is removed itself: without a
+ * reclaimer regions go in the order of addresses.
  *
  * Returns 0; -ENOENT without one of this id; -ETIMEDOUT if it doesn't return,
  * in which case it is given up: gone for the engine, but never unloaded.
@@ -134,6 +140,13 @@ int memswap_policy_forget(MemswapEngine *engine, const char *id);
  * Returns NULL past the last.
  */
 const char *memswap_policy_builtin(unsigned int i);
+
+/**
+ * memswap_policy_default: the one to be MemswapConfig.reclaimer
+ *
+ * Never NULL; a name that memswap_policy_builtin() has.
+ */
+const char *memswap_policy_default(void);
 
 /**
  * memswap_policies_want_context: does any want to know who makes faults?

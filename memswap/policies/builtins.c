@@ -36,3 +36,8 @@ const char *memswap_policy_builtin(unsigned int i)
     return i < sizeof(memswap_builtins) / sizeof(memswap_builtins[0]) ?
            memswap_builtins[i].name : NULL;
 }
+
+const char *memswap_policy_default(void)
+{
+    return "generation";
+}

@@ -191,6 +191,7 @@ Harness *harness_new(const HarnessOptions *options)
         .huge_regions = options->huge,
         .fault_helpers = options->helpers,
         .spread_faults = options->spread,
+        .reclaimer = options->reclaimer,
         .uffd = -1,
     };
     char *error = NULL;

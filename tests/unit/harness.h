@@ -57,6 +57,7 @@ typedef struct HarnessOptions {
     bool huge;              /* huge regions, where the kernel can */
     unsigned int helpers;   /* fault helpers; then never inline faults */
     bool spread;            /* and one of them reads, with two CPUs */
+    const char *reclaimer;  /* the default policy; NULL: none */
     bool slow_store;        /* all that the fake store has is slow to get */
 } HarnessOptions;
 

@@ -48,7 +48,7 @@ void builtin_add(Harness *h, const char *id, const char *name)
 /* NULL if there is none; stays valid while the test doesn't remove it. */
 static MemswapPolicyHost *find(Harness *h, const char *id)
 {
-    for (unsigned int i = 0; i < MEMSWAP_MAX_POLICIES; i++) {
+    for (unsigned int i = 0; i < MEMSWAP_POLICY_SLOTS; i++) {
         MemswapPolicyHost *host = atomic_load(&h->engine->policies.slots[i]);
 
         if (host && !strcmp(host->id, id)) {
