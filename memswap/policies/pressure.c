@@ -16,7 +16,7 @@
  * and an interval later takes what nobody touched since.  Where little was
  * cold, it tries more of them the next time, but no more than MORE_MAX.
  *
- * It also makes room, and leaves it to the host's clock what to take for that.
+ * What is to go when room is needed it chooses as "generation" does (order.h).
  *
  * Options:
  *   threshold   % of the time (default 0.1)
@@ -33,7 +33,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "again.h"
 #include "memswap/policy.h"
+#include "order.h"
 
 #define REGION_BYTES (2 * 1024 * 1024)
 /* Words of a bitmap for a region. */
@@ -45,8 +47,6 @@
 #define PAUSE_MAX 16
 /* Regions asked about at once. */
 #define CHUNK 64
-#define ROOM_BYTES (2 * 1024 * 1024)
-#define SLICE_NS 10000000
 #define MS 1000000
 #define S 1000000000.0
 
@@ -59,6 +59,7 @@ typedef struct Trial {
 typedef struct Pressure {
     const MemswapPolicyHostOps *ops;
     MemswapPolicyHost *host;
+    Order order;
     double threshold, ratio, interval, psi;
 
     Trial trials[TRIALS_MAX];   /* a ring */
@@ -78,6 +79,22 @@ typedef struct Pressure {
 
 MemswapPolicyEntry memswap_policy_pressure;
 
+static void show(Pressure *mine, const char *name, uint64_t value)
+{
+    again(mine->ops->counter(mine->host, name, value));
+}
+
+static int64_t time_now(Pressure *mine)
+{
+    return again(mine->ops->now(mine->host));
+}
+
+/* Without it nothing would go on. */
+static void wake(Pressure *mine, uint64_t ms)
+{
+    again(mine->ops->wake(mine->host, ms));
+}
+
 /* --- the hand ---------------------------------------------------------- */
 
 /* The next region with something in it.  False at the end of the blocks. */
@@ -88,7 +105,7 @@ static bool next_region(Pressure *mine, uint32_t n_blocks, Trial *trial)
         uint32_t resident[CHUNK];
         uint64_t n = 0;
 
-        if (!mine->ops->block(mine->host, mine->block, &block)) {
+        if (!again(mine->ops->block(mine->host, mine->block, &block))) {
             n = (block.n_pages + block.region_pages - 1) /
                 block.region_pages;
         }
@@ -96,8 +113,8 @@ static bool next_region(Pressure *mine, uint32_t n_blocks, Trial *trial)
             uint64_t some = n - mine->region;
 
             some = some < CHUNK ? some : CHUNK;
-            if (mine->ops->regions(mine->host, mine->block, mine->region,
-                                   some, resident)) {
+            if (again(mine->ops->regions(mine->host, mine->block,
+                                         mine->region, some, resident))) {
                 break;
             }
             for (uint64_t i = 0; i < some; i++) {
@@ -127,14 +144,15 @@ static void try_regions(Pressure *mine, uint32_t want, uint64_t resident)
         want = resident / REGION_BYTES / 2;
     }
     want = want < 1 ? 1 : want < TRIALS_MAX ? want : TRIALS_MAX;
-    if (mine->ops->info(mine->host, &info)) {
+    if (again(mine->ops->info(mine->host, &info))) {
         return;
     }
     while (mine->n < want && ends < 2) {
         if (!next_region(mine, info.n_blocks, &trial)) {
             ends++;
-        } else if (mine->ops->trial(mine->host, trial.block, trial.region,
-                                    MEMSWAP_POLICY_NO_LOOK) > 0) {
+        } else if (again(mine->ops->trial(mine->host, trial.block,
+                                          trial.region,
+                                          MEMSWAP_POLICY_NO_LOOK)) > 0) {
             mine->trials[(mine->first + mine->n++) % TRIALS_MAX] = trial;
         }
     }
@@ -192,7 +210,7 @@ static uint64_t take_region(Pressure *mine, const Trial *trial,
     int64_t gone;
 
     *all = true;
-    if (mine->ops->block(mine->host, trial->block, &block) ||
+    if (again(mine->ops->block(mine->host, trial->block, &block)) ||
         block.region_pages > WORDS * 64 ||
         trial->region > (block.n_pages - 1) / block.region_pages) {
         return 0;
@@ -200,10 +218,10 @@ static uint64_t take_region(Pressure *mine, const Trial *trial,
     first = trial->region * block.region_pages;
     n = block.n_pages - first;
     n = n < block.region_pages ? n : block.region_pages;
-    if (mine->ops->pages(mine->host, trial->block, first, n,
-                         MEMSWAP_POLICY_IS_TRIAL, bits) ||
-        mine->ops->pages(mine->host, trial->block, first, 1,
-                         MEMSWAP_POLICY_IS_HUGE, &huge)) {
+    if (again(mine->ops->pages(mine->host, trial->block, first, n,
+                               MEMSWAP_POLICY_IS_TRIAL, bits)) ||
+        again(mine->ops->pages(mine->host, trial->block, first, 1,
+                               MEMSWAP_POLICY_IS_HUGE, &huge))) {
         return 0;
     }
     if (huge || block.region_pages == 1) {
@@ -215,8 +233,8 @@ static uint64_t take_region(Pressure *mine, const Trial *trial,
         ranges[0].page = first;
         ranges[0].n = n;
     }
-    gone = n_ranges ? mine->ops->reclaim(mine->host, ranges, n_ranges,
-                                         MEMSWAP_POLICY_COLD) : 0;
+    gone = n_ranges ? again(mine->ops->reclaim(mine->host, ranges, n_ranges,
+                                               MEMSWAP_POLICY_COLD)) : 0;
     return gone > 0 ? gone : 0;
 }
 
@@ -290,7 +308,7 @@ static void interval_over(Pressure *mine, int64_t now)
     MemswapPolicyInfo info = { .size = sizeof(info) };
     double pressure, part;
 
-    if (mine->ops->info(mine->host, &info)) {
+    if (again(mine->ops->info(mine->host, &info))) {
         return;
     }
     pressure = measure(mine, &info, now);
@@ -306,42 +324,23 @@ static void interval_over(Pressure *mine, int64_t now)
         mine->pause /= 2;
         step(mine, info.resident, part);
     }
-    mine->ops->counter(mine->host, "pressure-ppm", pressure < 1 ?
+    show(mine, "pressure-ppm", pressure < 1 ?
                        pressure * 1000000 : 1000000);
-    mine->ops->counter(mine->host, "steps", mine->steps);
-    mine->ops->counter(mine->host, "pauses", mine->pauses);
-    mine->ops->counter(mine->host, "trials", mine->n);
+    show(mine, "steps", mine->steps);
+    show(mine, "pauses", mine->pauses);
+    show(mine, "trials", mine->n);
 }
 
 static void tick(Pressure *mine)
 {
-    int64_t now = mine->ops->now(mine->host);
+    int64_t now = time_now(mine);
     int64_t due = mine->last + mine->interval * S;
 
     if (now >= due) {
         interval_over(mine, now);
         due = now + mine->interval * S;
     }
-    mine->ops->wake(mine->host, (due - now) / MS + 1);
-}
-
-static void make_room(Pressure *mine)
-{
-    MemswapPolicyInfo info = { .size = sizeof(info) };
-    int64_t end = mine->ops->now(mine->host) + SLICE_NS;
-
-    while (!mine->ops->info(mine->host, &info) &&
-           info.resident + info.reserve_high > info.limit) {
-        uint64_t want = info.resident + info.reserve_high - info.limit;
-
-        if (want > ROOM_BYTES) {
-            want = ROOM_BYTES;
-        }
-        if (mine->ops->reclaim_bytes(mine->host, want) <= 0 ||
-            mine->ops->now(mine->host) >= end) {
-            break;
-        }
-    }
+    wake(mine, (due - now) / MS + 1);
 }
 
 /* --- the policy -------------------------------------------------------- */
@@ -354,14 +353,12 @@ static void event(void *self, const MemswapPolicyEvent *what)
     case MEMSWAP_POLICY_TIMER:
         tick(mine);
         break;
-    case MEMSWAP_POLICY_ROOM:
-        make_room(mine);
-        break;
     case MEMSWAP_POLICY_PRESSURE:
         mine->some_ns += what->pressure.some_ns;
         mine->told_ns += what->pressure.interval_ns;
         break;
     default:
+        order_event(&mine->order, what);
         break;
     }
 }
@@ -392,7 +389,7 @@ static int set(void *self, const char *name, const char *value)
             }
             *options[i].value = number;
             /* it may be over by now */
-            mine->ops->wake(mine->host, 0);
+            wake(mine, 0);
             return 0;
         }
     }
@@ -415,20 +412,26 @@ static int start(const MemswapPolicyHostOps *ops, MemswapPolicyHost *host,
     mine->ratio = 0.5;
     mine->interval = 6;
     mine->psi = 1;
-    ret = ops->info(host, &info);
+    ret = order_start(&mine->order, ops, host);
+    if (!ret) {
+        ret = ops->info(host, &info);
+    }
     if (ret) {
         free(mine);
         return ret;
     }
-    measure(mine, &info, ops->now(host));
-    ops->wake(host, 0);
+    measure(mine, &info, again(ops->now(host)));
+    wake(mine, 0);
     *self = mine;
     return 0;
 }
 
 static void stop(void *self)
 {
-    free(self);
+    Pressure *mine = self;
+
+    order_stop(&mine->order);
+    free(mine);
 }
 
 const MemswapPolicyOps *
@@ -439,8 +442,9 @@ memswap_policy_pressure(const MemswapPolicyHostOps *host)
         .version = MEMSWAP_POLICY_VERSION,
         .name = "pressure",
         .roles = MEMSWAP_POLICY_RECLAIMER,
-        .events = MEMSWAP_POLICY_EVENT_BIT(ROOM) |
+        .events = ORDER_EVENTS |
                   MEMSWAP_POLICY_EVENT_BIT(PRESSURE),
+        .quiet = ORDER_QUIET,
         .start = start,
         .event = event,
         .set = set,

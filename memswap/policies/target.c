@@ -15,8 +15,8 @@
  * The guest's minor faults for that count as a part of what a scan costs; where
  * that is beyond the budget, it takes longer.
  *
- * It also makes room, and leaves it to the host's clock what to take for that.
- * What the clock puts on trial looks untouched to a scan, though it may have
+ * What is to go when room is needed it chooses as "generation" does (order.h).
+ * What evictors put on trial looks untouched to a scan, though it may have
  * been touched before; so under a limit that is too low ages are too high.
  *
  * Options:
@@ -35,11 +35,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "again.h"
 #include "memswap/policy.h"
+#include "order.h"
 
-#define BLOCKS_MAX 1024
-/* Words of a bitmap for a region. */
-#define WORDS 8
+#define WORDS BLOCK_REGION_WORDS
 #define AGES 256
 /* Of a page that is nowhere. */
 #define AGE_NONE 255
@@ -54,7 +54,6 @@
 #define FAULT_NS 5000
 /* What was touched within so long is the working set. */
 #define WORKING_NS 120000000000
-#define ROOM_BYTES (2 * 1024 * 1024)
 #define MS 1000000
 #define S 1000000000.0
 /* The longest that an option may be. */
@@ -65,14 +64,6 @@ typedef struct Region {
     uint8_t ages[];             /* as of then, by page */
 } Region;
 
-typedef struct Block {
-    uint64_t n_pages;           /* 0: there is none */
-    uint64_t n_regions;
-    uint32_t region_pages;
-    uint64_t page_size;
-    Region **regions;           /* NULL: nothing of it */
-} Block;
-
 /* The pages of a region, by what they are now. */
 typedef struct Pages {
     uint64_t mapped[WORDS], trial[WORDS], stored[WORDS];
@@ -81,9 +72,9 @@ typedef struct Pages {
 typedef struct Target {
     const MemswapPolicyHostOps *ops;
     MemswapPolicyHost *host;
+    Order order;
     double rate, interval, budget, grace, percentile;
-    Block *blocks;              /* by number */
-    uint32_t n_blocks;
+    PolicyBlocks blocks;        /* elements are pointers to a Region */
     int64_t began;              /* the policy itself */
 
     /* The scan, or the one to come. */
@@ -105,90 +96,37 @@ typedef struct Target {
 
 MemswapPolicyEntry memswap_policy_target;
 
-/* --- blocks and regions ------------------------------------------------ */
-
-static void forget_block(Block *block)
+static void show(Target *target, const char *name, uint64_t value)
 {
-    for (uint64_t i = 0; i < block->n_regions; i++) {
-        free(block->regions[i]);
-    }
-    free(block->regions);
-    memset(block, 0, sizeof(*block));
+    again(target->ops->counter(target->host, name, value));
 }
 
-static bool grow_blocks(Target *target, uint32_t number)
+static int64_t time_now(Target *target)
 {
-    Block *blocks;
-
-    if (number < target->n_blocks) {
-        return true;
-    }
-    if (number >= BLOCKS_MAX) {
-        return false;
-    }
-    blocks = realloc(target->blocks, (number + 1) * sizeof(*blocks));
-    if (!blocks) {
-        return false;
-    }
-    memset(blocks + target->n_blocks, 0,
-           (number + 1 - target->n_blocks) * sizeof(*blocks));
-    target->blocks = blocks;
-    target->n_blocks = number + 1;
-    return true;
+    return again(target->ops->now(target->host));
 }
 
-/* The block as the host has it now; NULL if it has none, or no memory. */
-static Block *know_block(Target *target, uint32_t number)
+/* Without it nothing would go on. */
+static void wake(Target *target, uint64_t ms)
 {
-    MemswapPolicyBlock info = { .size = sizeof(info) };
-    Block *block;
-
-    if (!grow_blocks(target, number)) {
-        return NULL;
-    }
-    block = &target->blocks[number];
-    if (target->ops->block(target->host, number, &info) ||
-        info.region_pages > WORDS * 64) {
-        forget_block(block);
-        return NULL;
-    }
-    if (block->n_pages != info.n_pages ||
-        block->region_pages != info.region_pages) {
-        forget_block(block);
-        block->n_regions = (info.n_pages + info.region_pages - 1) /
-                           info.region_pages;
-        block->regions = calloc(block->n_regions, sizeof(*block->regions));
-        if (!block->regions) {
-            block->n_regions = 0;
-            return NULL;
-        }
-        block->n_pages = info.n_pages;
-        block->region_pages = info.region_pages;
-        block->page_size = info.page_size;
-    }
-    return block;
+    again(target->ops->wake(target->host, ms));
 }
 
-static uint64_t pages_in(const Block *block, uint64_t region)
+/* --- regions ----------------------------------------------------------- */
+
+static Region *make_region(Target *target, PolicyBlock *block,
+                           uint64_t number)
 {
-    uint64_t left = block->n_pages - region * block->region_pages;
+    Region **region = (Region **)block->regions + number;
 
-    return left < block->region_pages ? left : block->region_pages;
-}
-
-static Region *make_region(Target *target, Block *block, uint64_t number)
-{
-    Region *region = block->regions[number];
-
-    if (!region) {
-        region = malloc(sizeof(*region) + block->region_pages);
-        if (region) {
-            region->seen = target->scan;
-            memset(region->ages, AGE_NONE, block->region_pages);
-            block->regions[number] = region;
+    if (!*region) {
+        *region = malloc(sizeof(**region) + block->region_pages);
+        if (*region) {
+            (*region)->seen = target->scan;
+            memset((*region)->ages, AGE_NONE, block->region_pages);
         }
     }
-    return region;
+    return *region;
 }
 
 static bool has(const uint64_t *bits, unsigned int i)
@@ -210,13 +148,13 @@ static bool look_at(Target *target, uint64_t n, Pages *pages)
         MEMSWAP_POLICY_IS_RESIDENT,
     };
     uint64_t *bits[] = { pages->stored, pages->trial, pages->mapped };
-    const Block *block = &target->blocks[target->block];
+    const PolicyBlock *block = &target->blocks.blocks[target->block];
 
     memset(pages, 0, sizeof(*pages));
     for (unsigned int i = 0; i < 3; i++) {
-        if (target->ops->pages(target->host, target->block,
-                               target->region * block->region_pages, n,
-                               states[i], bits[i])) {
+        if (again(target->ops->pages(target->host, target->block,
+                                     target->region * block->region_pages, n,
+                                     states[i], bits[i]))) {
             return false;
         }
     }
@@ -230,8 +168,8 @@ static uint8_t older(uint8_t age, uint32_t scans)
 }
 
 /* Returns the number of pages that were touched. */
-static uint64_t grow_old(Target *target, const Block *block, Region *region,
-                         uint64_t n, const Pages *pages)
+static uint64_t grow_old(Target *target, const PolicyBlock *block,
+                         Region *region, uint64_t n, const Pages *pages)
 {
     uint32_t scans = target->scan - region->seen;
     uint64_t touched = 0;
@@ -259,12 +197,12 @@ static uint64_t grow_old(Target *target, const Block *block, Region *region,
 }
 
 /* Take out what is old enough of what nobody touched. */
-static void evict(Target *target, const Block *block, const Region *region,
-                  uint64_t n, const Pages *pages)
+static void evict(Target *target, const PolicyBlock *block,
+                  const Region *region, uint64_t n, const Pages *pages)
 {
     MemswapPolicyRange ranges[WORDS * 64];
     uint64_t first = target->region * block->region_pages;
-    int64_t before = target->ops->now(target->host);
+    int64_t before = time_now(target);
     uint32_t n_ranges = 0;
     bool all = true;
 
@@ -293,27 +231,27 @@ static void evict(Target *target, const Block *block, const Region *region,
         ranges[0].page = first;
         ranges[0].n = n;
     }
-    target->ops->reclaim(target->host, ranges, n_ranges, MEMSWAP_POLICY_COLD);
-    target->evicting += target->ops->now(target->host) - before;
+    again(target->ops->reclaim(target->host, ranges, n_ranges,
+                               MEMSWAP_POLICY_COLD));
+    target->evicting += time_now(target) - before;
 }
 
 /* Is it one huge page, which comes back by a single fault? */
-static bool is_huge(Target *target, const Block *block)
+static bool is_huge(Target *target, const PolicyBlock *block)
 {
     uint64_t bit = 0;
 
-    target->ops->pages(target->host, target->block,
-                       target->region * block->region_pages, 1,
-                       MEMSWAP_POLICY_IS_HUGE, &bit);
+    again(target->ops->pages(target->host, target->block,
+                             target->region * block->region_pages, 1,
+                             MEMSWAP_POLICY_IS_HUGE, &bit));
     return bit;
 }
 
-static void visit(Target *target, Block *block)
+static void visit(Target *target, PolicyBlock *block)
 {
-    uint64_t n = pages_in(block, target->region);
+    uint64_t n = block_pages_in(block, target->region);
     Region *region = make_region(target, block, target->region);
     uint64_t touched;
-    int64_t ret;
     Pages pages;
 
     if (!region || !look_at(target, n, &pages)) {
@@ -327,10 +265,8 @@ static void visit(Target *target, Block *block)
         target->spent += FAULT_NS * (is_huge(target, block) ? 1 : touched);
     }
     /* left out, all of it would count as touched */
-    do {
-        ret = target->ops->trial(target->host, target->block, target->region,
-                                 MEMSWAP_POLICY_NO_LOOK);
-    } while (ret == -EAGAIN);
+    again(target->ops->trial(target->host, target->block, target->region,
+                             MEMSWAP_POLICY_NO_LOOK));
 }
 
 /* --- a scan ------------------------------------------------------------ */
@@ -353,8 +289,8 @@ static uint32_t best_threshold(Target *target)
     while (best > 1 && sum + target->promoted[best - 1] <= allowed) {
         sum += target->promoted[--best];
     }
-    target->ops->counter(target->host, "working-set", working_set);
-    target->ops->counter(target->host, "touched-again", promoted);
+    show(target, "working-set", working_set);
+    show(target, "touched-again", promoted);
     return best;
 }
 
@@ -388,9 +324,9 @@ static void scan_end(Target *target, int64_t now)
     if (target->n_best && now - target->began >= target->grace * S) {
         target->threshold = choose_threshold(target);
     }
-    target->ops->counter(target->host, "scans", target->scan);
-    target->ops->counter(target->host, "threshold", target->threshold);
-    target->ops->counter(target->host, "threshold-ms", target->threshold *
+    show(target, "scans", target->scan);
+    show(target, "threshold", target->threshold);
+    show(target, "threshold-ms", target->threshold *
                          (uint64_t)target->period / MS);
 }
 
@@ -413,29 +349,26 @@ static void scan_begin(Target *target, int64_t now)
 /* Regions of the block from the hand on.  False at the block's end. */
 static bool scan_chunk(Target *target, unsigned int *visits, int64_t end)
 {
-    Block *block = know_block(target, target->block);
+    PolicyBlock *block = blocks_ask(&target->blocks, target->block);
     uint32_t resident[CHUNK];
     uint64_t first = target->region, n;
-    int ret;
 
     if (!block || first >= block->n_regions) {
         return false;
     }
     n = block->n_regions - first;
     n = n < CHUNK ? n : CHUNK;
-    ret = target->ops->regions(target->host, target->block, first, n,
-                               resident);
-    if (ret) {
-        /* the block has gone; or go on a little later */
-        *visits = 0;
-        return ret == -EAGAIN;
+    if (again(target->ops->regions(target->host, target->block, first, n,
+                                   resident))) {
+        /* it has gone */
+        return false;
     }
     for (uint64_t i = 0; i < n; i++) {
         target->region = first + i;
         if (!resident[i]) {
             continue;
         }
-        if (!*visits || target->ops->now(target->host) >= end) {
+        if (!*visits || time_now(target) >= end) {
             *visits = 0;
             return true;
         }
@@ -450,13 +383,13 @@ static bool scan_chunk(Target *target, unsigned int *visits, int64_t end)
 static uint64_t scan_slice(Target *target)
 {
     MemswapPolicyInfo info = { .size = sizeof(info) };
-    int64_t begin = target->ops->now(target->host);
+    int64_t begin = time_now(target);
     unsigned int visits = SLICE_REGIONS;
     int64_t now, cost;
     double rest;
 
     target->spent = target->evicting = 0;
-    if (target->ops->info(target->host, &info)) {
+    if (again(target->ops->info(target->host, &info))) {
         return 1;
     }
     while (visits && target->block < info.n_blocks) {
@@ -465,7 +398,7 @@ static uint64_t scan_slice(Target *target)
             target->region = 0;
         }
     }
-    now = target->ops->now(target->host);
+    now = time_now(target);
     cost = now - begin - target->evicting + target->spent;
     if (target->block >= info.n_blocks) {
         scan_end(target, now);
@@ -476,13 +409,13 @@ static uint64_t scan_slice(Target *target)
 
 static void tick(Target *target)
 {
-    int64_t now = target->ops->now(target->host);
+    int64_t now = time_now(target);
     int64_t due = target->scan_began + target->interval * S;
     uint64_t rest;
 
     if (!target->scanning) {
         if (target->scan_began && now < due) {
-            target->ops->wake(target->host, (due - now) / MS + 1);
+            wake(target, (due - now) / MS + 1);
             return;
         }
         scan_begin(target, now);
@@ -490,33 +423,12 @@ static void tick(Target *target)
     rest = scan_slice(target);
     if (!target->scanning) {
         due = target->scan_began + target->interval * S;
-        now = target->ops->now(target->host);
+        now = time_now(target);
         if (now < due && (uint64_t)(due - now) / MS >= rest) {
             rest = (due - now) / MS + 1;
         }
     }
-    target->ops->wake(target->host, rest);
-}
-
-/* --- room -------------------------------------------------------------- */
-
-static void make_room(Target *target)
-{
-    MemswapPolicyInfo info = { .size = sizeof(info) };
-    int64_t end = target->ops->now(target->host) + SLICE_NS;
-
-    while (!target->ops->info(target->host, &info) &&
-           info.resident + info.reserve_high > info.limit) {
-        uint64_t want = info.resident + info.reserve_high - info.limit;
-
-        if (want > ROOM_BYTES) {
-            want = ROOM_BYTES;
-        }
-        if (target->ops->reclaim_bytes(target->host, want) <= 0 ||
-            target->ops->now(target->host) >= end) {
-            break;
-        }
-    }
+    wake(target, rest);
 }
 
 /* --- the policy -------------------------------------------------------- */
@@ -529,16 +441,12 @@ static void event(void *self, const MemswapPolicyEvent *what)
     case MEMSWAP_POLICY_TIMER:
         tick(target);
         break;
-    case MEMSWAP_POLICY_ROOM:
-        make_room(target);
-        break;
     case MEMSWAP_POLICY_BLOCK_ADDED:
     case MEMSWAP_POLICY_BLOCK_REMOVED:
-        if (what->block < target->n_blocks) {
-            forget_block(&target->blocks[what->block]);
-        }
+        blocks_forget(&target->blocks, what->block);
         break;
     default:
+        order_event(&target->order, what);
         break;
     }
 }
@@ -569,7 +477,7 @@ static int set(void *self, const char *name, const char *value)
             }
             *options[i].value = number;
             /* a scan may be due by now */
-            target->ops->wake(target->host, 0);
+            wake(target, 0);
             return 0;
         }
     }
@@ -580,12 +488,20 @@ static int start(const MemswapPolicyHostOps *ops, MemswapPolicyHost *host,
                  void **self)
 {
     Target *target = calloc(1, sizeof(*target));
+    int ret = target ? order_start(&target->order, ops, host) : -ENOMEM;
 
-    if (!target) {
-        return -ENOMEM;
+    if (ret) {
+        free(target);
+        return ret;
     }
     target->ops = ops;
     target->host = host;
+    target->blocks = (PolicyBlocks) {
+        .ops = ops,
+        .host = host,
+        .element = sizeof(Region *),
+        .pointers = true,
+    };
     target->rate = 0.2;
     target->interval = 30;
     target->budget = 1;
@@ -601,10 +517,8 @@ static void stop(void *self)
 {
     Target *target = self;
 
-    for (uint32_t i = 0; i < target->n_blocks; i++) {
-        forget_block(&target->blocks[i]);
-    }
-    free(target->blocks);
+    blocks_free(&target->blocks);
+    order_stop(&target->order);
     free(target);
 }
 
@@ -615,9 +529,10 @@ const MemswapPolicyOps *memswap_policy_target(const MemswapPolicyHostOps *host)
         .version = MEMSWAP_POLICY_VERSION,
         .name = "target",
         .roles = MEMSWAP_POLICY_RECLAIMER,
-        .events = MEMSWAP_POLICY_EVENT_BIT(ROOM) |
+        .events = ORDER_EVENTS |
                   MEMSWAP_POLICY_EVENT_BIT(BLOCK_ADDED) |
                   MEMSWAP_POLICY_EVENT_BIT(BLOCK_REMOVED),
+        .quiet = ORDER_QUIET,
         .start = start,
         .event = event,
         .set = set,

@@ -327,6 +327,27 @@ static void test_budget(void)
     harness_free(h);
 }
 
+/* Short of requests it takes longer, and finds the same. */
+static void test_poor(void)
+{
+    Harness *h = harness_small();
+
+    set(h, "rate", "0");
+    set(h, "grace", "1000");
+    puppet_budget(h, 1000);
+    for (unsigned int i = 1; i <= 7; i++) {
+        touch_some(h, i);
+        scan(h);
+        g_assert_cmpuint(counter(h, "touched-again"), ==,
+                         i % 3 ? 0 : REGION_PAGES * PAGE);
+    }
+    set(h, "grace", "0");
+    scan(h);
+    g_assert_cmpuint(counter(h, "threshold"), ==, 3);
+    g_assert_cmpuint(puppet_status(h, "t").refused, >, 0);
+    harness_free(h);
+}
+
 /* It makes the room that a limit needs, while it scans. */
 static void test_room(void)
 {
@@ -374,6 +395,7 @@ int main(int argc, char **argv)
     g_test_add_func("/target/changes", test_changes);
     g_test_add_func("/target/options", test_options);
     g_test_add_func("/target/budget", test_budget);
+    g_test_add_func("/target/poor", test_poor);
     g_test_add_func("/target/room", test_room);
     return g_test_run();
 }
