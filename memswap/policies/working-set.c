@@ -1,17 +1,17 @@
 /*
  * Policy "working-set": bring back what a squeeze took
  *
- * When the limit is lowered it records which pages are in memory, and when
- * there is room again it brings back those that left.  Without it a guest gets
- * them one fault at a time, for as long as it takes to touch each once.  The
- * same for a guest that went idle: what leaves although there is room for it,
- * because an operator or a reclaimer found it cold, is recorded as well, and
- * brought back when the guest comes for it in earnest.
+ * When a lowered limit gets tight it records which pages are in memory, and
+ * when there is room again it brings back those that left.  Without it a guest
+ * gets them one fault at a time, for as long as it takes to touch each once.
+ * The same for a guest that went idle: what leaves although there is room for
+ * it, because an operator or a reclaimer found it cold, is recorded as well,
+ * and brought back when the guest comes for it in earnest.
  *
  * How much a page is worth is recorded in two bits:
  *
  *   3  it came back by itself during the squeeze, and left again
- *   2  it was mapped when the limit was lowered
+ *   2  it was mapped when the squeeze began
  *   1  it was on trial then, or came and left during the squeeze, or left
  *      an idle guest
  *   0  not recorded
@@ -20,6 +20,10 @@
  * as far as nobody has to be evicted for them: enough for the reserve to be
  * full stays free.  Each page is asked for once, whatever becomes of it, so
  * what the host throttles stays away.
+ *
+ * A guest may have terabytes.  So all that looks at regions one after the other
+ * is done in slices, from a timer, with events handled in between: what leaves
+ * before it was looked at is recorded by its EVICTED.
  *
  * Events that are lost cost the order in which pages come, and those recorded
  * by nothing else.  The record takes 128 bytes for a region of 2 MiB, and a
@@ -38,21 +42,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "again.h"
 #include "memswap/policy.h"
+#include "records.h"
 
 #define MIB (1024 * 1024)
-#define WORTH_MAX 3
-#define BLOCKS_MAX 1024
-/* Words of a bitmap for a region. */
-#define WORDS 8
 /* How long to work before other events get their turn. */
-#define SLICE_NS 50000000
+#define SLICE_NS 10000000
+/* How long that is, at least, while events matter. */
+#define PAUSE_MS 2
+/* Regions asked about at once, and looked at between looks at the time. */
+#define CHUNK 64
 /* How often to look for room, and whether an event was missed. */
 #define TICK_MS 1000
 /* A guest is idle if what leaves it leaves so much of the limit unused. */
 #define IDLE_PART 8
-/* Regions asked about at once. */
-#define CHUNK 512
+/* Regions of an idle guest that are looked at again in a tick. */
+#define CHECK_REGIONS 256
 /*
  * A guest that comes back: this part of what it left, but no fewer pages than
  * that, within so long.
@@ -63,46 +69,10 @@
 #define DELAY_US 5000
 
 typedef enum State {
-    CALM,       /* nothing but what left an idle guest is recorded */
+    CALM,       /* what is recorded are the pages that left an idle guest */
     SQUEEZED,   /* the limit was lowered, and what left has no room */
     RESTORING,  /* there is room, or an idle guest comes back */
 } State;
-
-/* A region's pages, two bits each. */
-typedef struct Record {
-    uint64_t low[WORDS], high[WORDS];
-} Record;
-
-typedef struct Block {
-    uint64_t n_pages;           /* 0: there is none */
-    uint64_t n_regions;
-    uint32_t region_pages;
-    uint32_t page_kib;
-    Record **records;           /* by region; NULL: nothing of it */
-} Block;
-
-typedef struct WorkingSet {
-    const MemswapPolicyHostOps *ops;
-    MemswapPolicyHost *host;
-    bool idle;
-    uint64_t batch;             /* bytes */
-
-    State state;
-    bool squeeze;               /* RESTORING: not because the guest woke */
-    uint64_t limit;             /* as told the last time */
-    Block *blocks;              /* by number */
-    uint32_t n_blocks;
-    uint64_t idle_pages;        /* recorded while CALM, about */
-    uint64_t woken;             /* of these, those that came back */
-    int64_t woken_since;
-
-    /* The hand, while RESTORING. */
-    unsigned int worth;
-    uint32_t block;
-    uint64_t region;
-
-    uint64_t recorded, restored, rounds;    /* counters */
-} WorkingSet;
 
 /* Ranges for one request. */
 typedef struct Batch {
@@ -112,203 +82,157 @@ typedef struct Batch {
     uint64_t bytes;
 } Batch;
 
+typedef struct WorkingSet {
+    const MemswapPolicyHostOps *ops;
+    MemswapPolicyHost *host;
+    bool idle;
+    uint64_t batch_max;         /* bytes */
+
+    State state;
+    bool squeeze;               /* RESTORING: not because the guest woke */
+    uint64_t limit;             /* as told the last time */
+    uint64_t full;              /* before it was lowered; 0: it wasn't */
+    PolicyBlocks records;
+    uint64_t woken;             /* pages of an idle guest that came back */
+    int64_t woken_since;
+    int64_t asked_at;           /* when our last request for pages ended */
+
+    bool recording;             /* not all of memory was looked at yet */
+    RecordHand look;            /* where that is to go on */
+    RecordHand hand;            /* the same of bringing back, or checking */
+    unsigned int worth;         /* RESTORING: what is brought back now */
+    Batch batch;
+
+    uint64_t recorded, restored, rounds;    /* counters */
+} WorkingSet;
+
 MemswapPolicyEntry memswap_policy_working_set;
 
-/* --- the record -------------------------------------------------------- */
-
-static void forget_block(Block *block)
+static void show(WorkingSet *mine, const char *name, uint64_t value)
 {
-    for (uint64_t i = 0; i < block->n_regions; i++) {
-        free(block->records[i]);
-    }
-    free(block->records);
-    memset(block, 0, sizeof(*block));
-}
-
-static void forget_all(WorkingSet *mine)
-{
-    for (uint32_t i = 0; i < mine->n_blocks; i++) {
-        forget_block(&mine->blocks[i]);
-    }
-    mine->idle_pages = mine->woken = 0;
-}
-
-static bool grow_blocks(WorkingSet *mine, uint32_t number)
-{
-    Block *blocks;
-
-    if (number < mine->n_blocks) {
-        return true;
-    }
-    if (number >= BLOCKS_MAX) {
-        return false;
-    }
-    blocks = realloc(mine->blocks, (number + 1) * sizeof(*blocks));
-    if (!blocks) {
-        return false;
-    }
-    memset(blocks + mine->n_blocks, 0,
-           (number + 1 - mine->n_blocks) * sizeof(*blocks));
-    mine->blocks = blocks;
-    mine->n_blocks = number + 1;
-    return true;
-}
-
-/* The block as the host has it now; NULL if it has none, or no memory. */
-static Block *know_block(WorkingSet *mine, uint32_t number)
-{
-    MemswapPolicyBlock info = { .size = sizeof(info) };
-    Block *block;
-
-    if (!grow_blocks(mine, number)) {
-        return NULL;
-    }
-    block = &mine->blocks[number];
-    if (mine->ops->block(mine->host, number, &info) ||
-        info.region_pages > WORDS * 64) {
-        forget_block(block);
-        return NULL;
-    }
-    if (block->n_pages != info.n_pages ||
-        block->region_pages != info.region_pages) {
-        forget_block(block);
-        block->n_regions = (info.n_pages + info.region_pages - 1) /
-                           info.region_pages;
-        block->records = calloc(block->n_regions, sizeof(*block->records));
-        if (!block->records) {
-            block->n_regions = 0;
-            return NULL;
-        }
-        block->n_pages = info.n_pages;
-        block->region_pages = info.region_pages;
-        block->page_kib = info.page_size / 1024;
-    }
-    return block;
-}
-
-static Record *make_record(Block *block, uint64_t region)
-{
-    if (!block->records[region]) {
-        block->records[region] = calloc(1, sizeof(Record));
-    }
-    return block->records[region];
-}
-
-/* Of a word of the record: the pages worth so much. */
-static uint64_t worth_bits(const Record *record, unsigned int i,
-                           unsigned int worth)
-{
-    return (worth & 1 ? record->low[i] : ~record->low[i]) &
-           (worth & 2 ? record->high[i] : ~record->high[i]);
-}
-
-static void set_bits(Record *record, unsigned int i, uint64_t bits,
-                     unsigned int worth)
-{
-    record->low[i] = (record->low[i] & ~bits) | (worth & 1 ? bits : 0);
-    record->high[i] = (record->high[i] & ~bits) | (worth & 2 ? bits : 0);
-}
-
-/* Pages that are worth at least so much. */
-static void raise_bits(Record *record, unsigned int i, uint64_t bits,
-                       unsigned int worth)
-{
-    for (unsigned int less = 0; less < worth; less++) {
-        set_bits(record, i, bits & worth_bits(record, i, less), worth);
-    }
-}
-
-/* Which of a region's pages are in one of these states. */
-static bool ask_pages(WorkingSet *mine, uint32_t number, uint64_t region,
-                      uint32_t states, uint64_t bits[WORDS])
-{
-    const Block *block = &mine->blocks[number];
-    uint64_t first = region * block->region_pages;
-    uint64_t n = block->n_pages - first;
-    int ret;
-
-    if (n > block->region_pages) {
-        n = block->region_pages;
-    }
-    memset(bits, 0, WORDS * sizeof(*bits));
-    do {
-        ret = mine->ops->pages(mine->host, number, first, n, states, bits);
-    } while (ret == -EAGAIN);
-    return !ret;
-}
-
-static void record_region(WorkingSet *mine, uint32_t number, uint64_t region)
-{
-    uint64_t mapped[WORDS], trial[WORDS];
-    Record *record;
-
-    /* one that is touched in between is in both */
-    if (!ask_pages(mine, number, region, MEMSWAP_POLICY_IS_TRIAL, trial) ||
-        !ask_pages(mine, number, region, MEMSWAP_POLICY_IS_RESIDENT,
-                   mapped)) {
-        return;
-    }
-    record = make_record(&mine->blocks[number], region);
-    for (unsigned int i = 0; record && i < WORDS; i++) {
-        raise_bits(record, i, trial[i], 1);
-        raise_bits(record, i, mapped[i], 2);
-        mine->recorded += __builtin_popcountll(trial[i] | mapped[i]);
-    }
-}
-
-static void record_block(WorkingSet *mine, uint32_t number)
-{
-    Block *block = know_block(mine, number);
-    uint32_t resident[CHUNK];
-
-    for (uint64_t first = 0; block && first < block->n_regions;) {
-        uint64_t n = block->n_regions - first;
-        int ret;
-
-        n = n < CHUNK ? n : CHUNK;
-        ret = mine->ops->regions(mine->host, number, first, n, resident);
-        if (ret == -EAGAIN) {
-            continue;
-        }
-        if (ret) {
-            return;
-        }
-        for (uint64_t i = 0; i < n; i++) {
-            if (resident[i]) {
-                record_region(mine, number, first + i);
-            }
-        }
-        first += n;
-    }
+    again(mine->ops->counter(mine->host, name, value));
 }
 
 static void count(WorkingSet *mine)
 {
-    mine->ops->counter(mine->host, "recorded", mine->recorded);
-    mine->ops->counter(mine->host, "restored", mine->restored);
-    mine->ops->counter(mine->host, "rounds", mine->rounds);
+    show(mine, "recorded", mine->recorded);
+    show(mine, "restored", mine->restored);
+    show(mine, "rounds", mine->rounds);
+    show(mine, "idle", mine->state == CALM ?
+                       records_count(&mine->records) : 0);
+}
+
+static int64_t time_now(WorkingSet *mine)
+{
+    return again(mine->ops->now(mine->host));
+}
+
+static void wake(WorkingSet *mine, uint64_t ms)
+{
+    again(mine->ops->wake(mine->host, ms));
+}
+
+static MemswapPolicyInfo get_info(WorkingSet *mine)
+{
+    MemswapPolicyInfo info = { .size = sizeof(info) };
+
+    if (again(mine->ops->info(mine->host, &info))) {
+        /* it ends */
+        info.limit = mine->limit;
+    }
+    return info;
+}
+
+/* Bytes that may come without anybody being evicted for them. */
+static uint64_t room(const MemswapPolicyInfo *info)
+{
+    uint64_t used = info->resident + info->reserve_high;
+
+    return used < info->limit ? info->limit - used : 0;
+}
+
+/* --- what there is when a squeeze begins ------------------------------- */
+
+static void record_region(WorkingSet *mine, uint32_t number, uint64_t region)
+{
+    uint64_t mapped[RECORD_WORDS], trial[RECORD_WORDS];
+    PolicyBlock *block = &mine->records.blocks[number];
+    unsigned int at;
+    Record *record;
+
+    /* one that is touched in between is in both */
+    if (!records_ask(&mine->records, number, region, MEMSWAP_POLICY_IS_TRIAL,
+                     trial) ||
+        !records_ask(&mine->records, number, region,
+                     MEMSWAP_POLICY_IS_RESIDENT, mapped)) {
+        return;
+    }
+    record = records_find(&mine->records, number,
+                          region * block->region_pages, true, &at);
+    for (unsigned int i = 0; record && i < RECORD_WORDS; i++) {
+        records_raise(block, record, i, trial[i], 1);
+        records_raise(block, record, i, mapped[i], 2);
+        mine->recorded += __builtin_popcountll(trial[i] | mapped[i]);
+    }
+}
+
+/* Some regions from where it is to go on.  False at the block's end. */
+static bool record_chunk(WorkingSet *mine)
+{
+    PolicyBlock *block = blocks_ask(&mine->records, mine->look.block);
+    uint32_t resident[CHUNK];
+    uint64_t n;
+
+    if (!block || mine->look.region >= block->n_regions) {
+        return false;
+    }
+    n = block->n_regions - mine->look.region;
+    n = n < CHUNK ? n : CHUNK;
+    if (again(mine->ops->regions(mine->host, mine->look.block,
+                                 mine->look.region, n, resident))) {
+        return false;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        if (resident[i]) {
+            record_region(mine, mine->look.block, mine->look.region + i);
+        }
+    }
+    mine->look.region += n;
+    return true;
+}
+
+/* Go on recording, for a while. */
+static void record(WorkingSet *mine)
+{
+    uint32_t n_blocks = get_info(mine).n_blocks;
+    int64_t end = time_now(mine) + SLICE_NS;
+
+    do {
+        if (!record_chunk(mine)) {
+            mine->look.block++;
+            mine->look.region = 0;
+        }
+        mine->recording = mine->look.block < n_blocks;
+    } while (mine->recording && time_now(mine) < end);
+    count(mine);
+}
+
+static void begin_squeeze(WorkingSet *mine)
+{
+    mine->state = SQUEEZED;
+    mine->recording = true;
+    mine->look = (RecordHand) { 0 };
+    mine->woken = 0;
+    wake(mine, 0);
 }
 
 /* --- bringing back ----------------------------------------------------- */
 
-/* Bytes that may come without anybody being evicted for them. */
-static uint64_t room(WorkingSet *mine)
-{
-    MemswapPolicyInfo info = { .size = sizeof(info) };
-
-    if (mine->ops->info(mine->host, &info) ||
-        info.resident + info.reserve_high >= info.limit) {
-        return 0;
-    }
-    return info.limit - info.resident - info.reserve_high;
-}
-
 /* False if the batch is full. */
-static bool add_page(Batch *batch, uint32_t number, const Block *block,
-                     uint64_t page, uint64_t bytes)
+static bool add_page(Batch *batch, uint32_t number, uint64_t page,
+                     uint64_t size, uint64_t bytes)
 {
     MemswapPolicyRange *last = batch->ranges + batch->n - 1;
-    uint64_t size = block->page_kib * UINT64_C(1024);
 
     if (batch->bytes + size > bytes ||
         batch->pages == MEMSWAP_POLICY_MAX_PAGES) {
@@ -333,64 +257,79 @@ static bool add_page(Batch *batch, uint32_t number, const Block *block,
  * the squeeze: it need not fault, either.  Those pages are not recorded any
  * more.  False if not all of them found a place.
  */
-static bool add_region(WorkingSet *mine, Batch *batch, uint64_t bytes)
+static bool add_region(WorkingSet *mine, uint64_t bytes)
 {
-    Block *block = &mine->blocks[mine->block];
-    Record *record = block->records[mine->region];
-    uint64_t first = mine->region * block->region_pages;
-    uint64_t away[WORDS];
+    uint32_t number = mine->hand.block;
+    PolicyBlock *block = &mine->records.blocks[number];
+    Record *record = records_of(block, mine->hand.region);
+    uint64_t first = mine->hand.region * block->region_pages;
+    uint64_t away[RECORD_WORDS];
 
-    if (!record || !ask_pages(mine, mine->block, mine->region,
-                              MEMSWAP_POLICY_IS_STORED |
-                              MEMSWAP_POLICY_IS_ZERO |
-                              MEMSWAP_POLICY_IS_TRIAL, away)) {
+    if (!records_ask(&mine->records, number, mine->hand.region,
+                     MEMSWAP_POLICY_IS_STORED | MEMSWAP_POLICY_IS_ZERO |
+                     MEMSWAP_POLICY_IS_TRIAL, away)) {
         return true;
     }
-    for (unsigned int i = 0; i < WORDS; i++) {
-        uint64_t bits = worth_bits(record, i, mine->worth);
+    for (unsigned int i = 0; i < RECORD_WORDS; i++) {
+        uint64_t bits = record_bits(record, i, mine->worth);
 
         /* what is there by now needs nobody */
-        set_bits(record, i, bits & ~away[i], 0);
+        records_set(block, record, i, bits & ~away[i], 0);
         bits &= away[i];
         while (bits) {
             uint64_t bit = bits & -bits;
 
-            if (!add_page(batch, mine->block, block, first + 64 * i +
-                          __builtin_ctzll(bit), bytes)) {
+            if (!add_page(&mine->batch, number, first + 64 * i +
+                          __builtin_ctzll(bit), block->page_size, bytes)) {
                 return false;
             }
-            set_bits(record, i, bit, 0);
+            records_set(block, record, i, bit, 0);
             bits ^= bit;
         }
     }
     return true;
 }
 
-/* Fill a batch from where the hand is.  False if the hand got to the end. */
-static bool gather(WorkingSet *mine, Batch *batch, uint64_t bytes)
+typedef enum Gathered {
+    GATHERED_FULL,      /* there is more than that */
+    GATHERED_SOME,      /* it was time to end */
+    GATHERED_ALL,       /* there is nothing else */
+} Gathered;
+
+/* Fill a batch from where the hand is. */
+static Gathered gather(WorkingSet *mine, uint64_t bytes, int64_t end)
 {
+    unsigned int regions = 0;
+
+    mine->batch.n = mine->batch.pages = mine->batch.bytes = 0;
     while (mine->worth) {
-        if (mine->block >= mine->n_blocks) {
+        if (!records_next(&mine->records, &mine->hand)) {
             mine->worth--;
-            mine->block = 0;
-            mine->region = 0;
-        } else if (mine->region >= mine->blocks[mine->block].n_regions) {
-            mine->block++;
-            mine->region = 0;
-        } else if (add_region(mine, batch, bytes)) {
-            mine->region++;
+            mine->hand = (RecordHand) { 0 };
+        } else if (!add_region(mine, bytes)) {
+            return GATHERED_FULL;
         } else {
-            return true;
+            mine->hand.region++;
+            if (++regions % CHUNK == 0 && time_now(mine) >= end) {
+                return GATHERED_SOME;
+            }
         }
     }
-    return false;
+    return GATHERED_ALL;
 }
 
+/* All is there that is to come. */
 static void calm_down(WorkingSet *mine)
 {
-    forget_all(mine);
+    blocks_forget_all(&mine->records);
     mine->state = CALM;
+    mine->recording = false;
+    mine->woken = 0;
+    mine->hand = (RecordHand) { 0 };
     mine->rounds++;
+    if (mine->limit >= mine->full) {
+        mine->full = 0;
+    }
 }
 
 /* What an idle guest left is not waited for; it gets that by itself. */
@@ -398,7 +337,6 @@ static void no_room(WorkingSet *mine)
 {
     if (mine->squeeze) {
         mine->state = SQUEEZED;
-        count(mine);
     } else {
         calm_down(mine);
     }
@@ -407,35 +345,30 @@ static void no_room(WorkingSet *mine)
 /* Go on bringing back, for a while. */
 static void restore(WorkingSet *mine)
 {
-    int64_t end = mine->ops->now(mine->host) + SLICE_NS;
-    Batch *batch = malloc(sizeof(*batch));
-    bool more = true;
+    int64_t end = time_now(mine) + SLICE_NS;
 
-    while (batch && more) {
-        uint64_t bytes = room(mine);
-        int64_t done = -EAGAIN;
+    do {
+        MemswapPolicyInfo info = get_info(mine);
+        uint64_t bytes = room(&info);
+        Gathered gathered;
+        int64_t done = 0;
 
-        batch->n = batch->pages = batch->bytes = 0;
-        bytes = bytes < mine->batch ? bytes : mine->batch;
-        more = gather(mine, batch, bytes);
-        while (batch->n && done == -EAGAIN) {
-            done = mine->ops->prefetch(mine->host, batch->ranges, batch->n,
-                                       MEMSWAP_POLICY_LOW, 0);
+        bytes = bytes < mine->batch_max ? bytes : mine->batch_max;
+        gathered = gather(mine, bytes, end);
+        if (mine->batch.n) {
+            done = again(mine->ops->prefetch(mine->host, mine->batch.ranges,
+                                             mine->batch.n,
+                                             MEMSWAP_POLICY_LOW, 0));
         }
         mine->restored += done > 0 ? done : 0;
-        if (more && !batch->n) {
+        mine->asked_at = time_now(mine);
+        if (gathered == GATHERED_ALL) {
+            calm_down(mine);
+        } else if (gathered == GATHERED_FULL && !mine->batch.n) {
             /* not even for one */
             no_room(mine);
-            break;
         }
-        if (mine->ops->now(mine->host) >= end) {
-            break;
-        }
-    }
-    free(batch);
-    if (!more) {
-        calm_down(mine);
-    }
+    } while (mine->state == RESTORING && mine->asked_at < end);
     count(mine);
 }
 
@@ -443,101 +376,45 @@ static void begin_restoring(WorkingSet *mine, bool squeeze)
 {
     mine->state = RESTORING;
     mine->squeeze = squeeze;
-    mine->worth = WORTH_MAX;
-    mine->block = 0;
-    mine->region = 0;
-    mine->ops->wake(mine->host, 0);
+    mine->worth = RECORD_MAX;
+    mine->hand = (RecordHand) { 0 };
+    wake(mine, 0);
 }
 
 /* --- events ------------------------------------------------------------ */
 
-static void limit_changed(WorkingSet *mine, uint64_t limit)
+/*
+ * A limit that was lowered is a squeeze once something leaves for it.  That may
+ * be at once, or, with room left, when the guest has grown; see evicted().
+ */
+static void limit_changed(WorkingSet *mine, const MemswapPolicyInfo *info)
 {
-    MemswapPolicyInfo info = { .size = sizeof(info) };
     uint64_t before = mine->limit;
 
-    mine->limit = limit;
-    if (limit > before && mine->state == SQUEEZED) {
-        begin_restoring(mine, true);
-    }
-    if (limit >= before || mine->ops->info(mine->host, &info)) {
-        return;
-    }
-    mine->state = SQUEEZED;
-    for (uint32_t i = 0; i < info.n_blocks; i++) {
-        record_block(mine, i);
-    }
-    count(mine);
-}
-
-/* Go on with what there is to do. */
-static void tick(WorkingSet *mine)
-{
-    MemswapPolicyInfo info = { .size = sizeof(info) };
-
-    /* it may have been told of in vain */
-    if (!mine->ops->info(mine->host, &info) && info.limit != mine->limit) {
-        limit_changed(mine, info.limit);
-    }
-    if (mine->state == SQUEEZED && room(mine) >= mine->batch) {
-        begin_restoring(mine, true);
-    }
-    if (mine->state == RESTORING) {
-        restore(mine);
-    }
-    mine->ops->wake(mine->host, mine->state == RESTORING ? 0 : TICK_MS);
-}
-
-/* Where a page is recorded, with @make even if it isn't; or NULL. */
-static Record *find_record(WorkingSet *mine, uint32_t number, uint64_t page,
-                           bool make)
-{
-    Block *block = number < mine->n_blocks ? &mine->blocks[number] : NULL;
-
-    if (make && (!block || !block->n_pages)) {
-        block = know_block(mine, number);
-    }
-    if (!block || page >= block->n_pages) {
-        return NULL;
-    }
-    return make ? make_record(block, page / block->region_pages) :
-           block->records[page / block->region_pages];
-}
-
-/* Did it leave although there was room for it? */
-static bool left_idle(WorkingSet *mine)
-{
-    return mine->idle && mine->state == CALM &&
-           room(mine) >= mine->limit / IDLE_PART;
-}
-
-/* Pages of one region left. */
-static void evicted(WorkingSet *mine, const MemswapPolicyEvent *event)
-{
-    Record *record;
-
-    if (mine->state == SQUEEZED || left_idle(mine)) {
-        record = find_record(mine, event->block, event->page, true);
-        for (uint64_t i = 0; record && i < event->n; i++) {
-            uint64_t at = (event->page + i) %
-                          mine->blocks[event->block].region_pages;
-
-            raise_bits(record, at / 64, UINT64_C(1) << at % 64, 1);
+    mine->limit = info->limit;
+    if (info->limit > before && mine->full) {
+        if (mine->state != CALM) {
+            begin_restoring(mine, true);
+        } else if (info->limit >= mine->full) {
+            /* nothing left for it */
+            mine->full = 0;
         }
-        if (mine->state == CALM) {
-            mine->idle_pages += event->n;
+    } else if (info->limit < before) {
+        mine->full = mine->full > before ? mine->full : before;
+        if (!room(info)) {
+            begin_squeeze(mine);
         }
     }
 }
 
 /* A page that left an idle guest is back: does it want the others, too? */
-static void came_back(WorkingSet *mine, int64_t now)
+static void came_back(WorkingSet *mine, int64_t when)
 {
-    uint64_t enough = mine->idle_pages / WAKE_PART;
+    uint64_t enough = records_count(&mine->records) / WAKE_PART;
 
-    if (!mine->woken || now - mine->woken_since > WAKE_NS) {
+    if (!mine->woken || when - mine->woken_since > WAKE_NS) {
         mine->woken = 0;
-        mine->woken_since = now;
+        mine->woken_since = when;
     }
     mine->woken++;
     if (mine->woken >= (enough > WAKE_PAGES ? enough : WAKE_PAGES)) {
@@ -545,37 +422,149 @@ static void came_back(WorkingSet *mine, int64_t now)
     }
 }
 
-static void filled(WorkingSet *mine, const MemswapPolicyEvent *event)
+/*
+ * Of what an idle guest left: forget what it gave up since, and what is back,
+ * though we weren't told.  Who is found back may be told of yet; so it has to
+ * be found twice, and is worth 2 in between.
+ */
+static void check_region(WorkingSet *mine, const RecordHand *at)
 {
-    Record *record;
-    uint64_t at, bit;
+    PolicyBlock *block = &mine->records.blocks[at->block];
+    Record *record = records_of(block, at->region);
+    uint64_t gone[RECORD_WORDS], back[RECORD_WORDS];
 
-    if (mine->state == RESTORING) {
-        /* whoever brought it; it is looked at again in any case */
+    if (!records_ask(&mine->records, at->block, at->region,
+                     MEMSWAP_POLICY_IS_ABSENT, gone) ||
+        !records_ask(&mine->records, at->block, at->region,
+                     MEMSWAP_POLICY_IS_RESIDENT | MEMSWAP_POLICY_IS_TRIAL,
+                     back)) {
         return;
     }
-    record = find_record(mine, event->block, event->page,
-                         mine->state == SQUEEZED);
+    for (unsigned int i = 0; i < RECORD_WORDS; i++) {
+        uint64_t twice = back[i] & record_bits(record, i, 2);
+
+        records_set(block, record, i, gone[i] | twice, 0);
+        records_set(block, record, i, back[i] & record_bits(record, i, 1), 2);
+    }
+}
+
+static void check_idle(WorkingSet *mine)
+{
+    for (unsigned int i = 0; i < CHECK_REGIONS; i++) {
+        if (!records_next(&mine->records, &mine->hand)) {
+            mine->hand = (RecordHand) { 0 };
+            break;
+        }
+        check_region(mine, &mine->hand);
+        mine->hand.region++;
+    }
+    count(mine);
+}
+
+/* Go on with what there is to do. */
+static void tick(WorkingSet *mine)
+{
+    MemswapPolicyInfo info = get_info(mine);
+
+    /* what follows may have been told of in vain */
+    limit_changed(mine, &info);
+    if (mine->state == CALM && mine->full && !room(&info)) {
+        begin_squeeze(mine);
+    }
+    if (mine->state == SQUEEZED && room(&info) >= mine->batch_max) {
+        begin_restoring(mine, true);
+    }
+    if (mine->recording) {
+        record(mine);
+    }
+    if (mine->state == RESTORING) {
+        restore(mine);
+    } else if (mine->state == CALM) {
+        check_idle(mine);
+    }
+    wake(mine, mine->state == RESTORING ? 0 :
+               mine->recording ? PAUSE_MS : TICK_MS);
+}
+
+/* Something leaves although nothing did so far: is it for lack of room? */
+static void look_why(WorkingSet *mine, bool *unused)
+{
+    MemswapPolicyInfo info = get_info(mine);
+
+    /* who is evicted for a limit may be told of before the limit is */
+    limit_changed(mine, &info);
+    *unused = room(&info) >= info.limit / IDLE_PART;
+    if (mine->state == CALM && mine->full && !*unused) {
+        begin_squeeze(mine);
+    }
+}
+
+/* Pages of one region left. */
+static void evicted(WorkingSet *mine, const MemswapPolicyEvent *event)
+{
+    bool unused = true;
+    unsigned int at;
+    Record *record;
+
+    if (mine->state == CALM) {
+        look_why(mine, &unused);
+    }
+    if (mine->state == RESTORING ||
+        (mine->state == CALM && !(unused && mine->idle))) {
+        return;
+    }
+    record = records_find(&mine->records, event->block, event->page, true,
+                          &at);
+    for (uint64_t i = 0; record && i < event->n; i++, at++) {
+        records_raise(&mine->records.blocks[event->block], record, at / 64,
+                      UINT64_C(1) << at % 64, 1);
+    }
+}
+
+static void filled(WorkingSet *mine, const MemswapPolicyEvent *event)
+{
+    PolicyBlock *block;
+    Record *record;
+    unsigned int at;
+    uint64_t bit;
+
+    if (mine->state == RESTORING || event->time <= mine->asked_at) {
+        /* most likely by us */
+        return;
+    }
+    record = records_find(&mine->records, event->block, event->page,
+                          mine->state == SQUEEZED, &at);
     if (!record) {
         return;
     }
-    at = event->page % mine->blocks[event->block].region_pages;
+    block = &mine->records.blocks[event->block];
     bit = UINT64_C(1) << at % 64;
     if (mine->state == SQUEEZED) {
-        set_bits(record, at / 64, bit, 3);
-    } else if (!(worth_bits(record, at / 64, 0) & bit)) {
-        set_bits(record, at / 64, bit, 0);
+        records_set(block, record, at / 64, bit, RECORD_MAX);
+    } else if (!(record_bits(record, at / 64, 0) & bit)) {
+        records_set(block, record, at / 64, bit, 0);
         came_back(mine, event->time);
     }
+}
+
+/* What was there is of no use to whoever comes now. */
+static void reset(WorkingSet *mine)
+{
+    blocks_forget_all(&mine->records);
+    mine->recording = false;
+    mine->woken = 0;
 }
 
 static void event(void *self, const MemswapPolicyEvent *what)
 {
     WorkingSet *mine = self;
+    MemswapPolicyInfo info;
 
     switch (what->kind) {
     case MEMSWAP_POLICY_LIMIT:
-        limit_changed(mine, what->room.limit);
+        /* it may have changed again since */
+        info = get_info(mine);
+        limit_changed(mine, &info);
         break;
     case MEMSWAP_POLICY_EVICTED:
         evicted(mine, what);
@@ -587,13 +576,11 @@ static void event(void *self, const MemswapPolicyEvent *what)
         tick(mine);
         break;
     case MEMSWAP_POLICY_RESET:
-        forget_all(mine);
+        reset(mine);
         break;
     case MEMSWAP_POLICY_BLOCK_ADDED:
     case MEMSWAP_POLICY_BLOCK_REMOVED:
-        if (what->block < mine->n_blocks) {
-            forget_block(&mine->blocks[what->block]);
-        }
+        blocks_forget(&mine->records, what->block);
         break;
     default:
         break;
@@ -621,7 +608,7 @@ static int set(void *self, const char *name, const char *value)
         if (n < 2 || n > 256) {
             return -EINVAL;
         }
-        mine->batch = n * MIB;
+        mine->batch_max = n * MIB;
     }
     return 0;
 }
@@ -630,8 +617,7 @@ static void stop(void *self)
 {
     WorkingSet *mine = self;
 
-    forget_all(mine);
-    free(mine->blocks);
+    blocks_free(&mine->records);
     free(mine);
 }
 
@@ -647,15 +633,17 @@ static int start(const MemswapPolicyHostOps *ops, MemswapPolicyHost *host,
     }
     mine->ops = ops;
     mine->host = host;
+    records_init(&mine->records, ops, host);
     mine->idle = true;
-    mine->batch = 8 * MIB;
+    mine->batch_max = 8 * MIB;
+    mine->asked_at = -1;
     ret = ops->info(host, &info);
     if (ret) {
         stop(mine);
         return ret;
     }
     mine->limit = info.limit;
-    ops->wake(host, TICK_MS);
+    wake(mine, TICK_MS);
     *self = mine;
     return 0;
 }

@@ -76,7 +76,8 @@ static void test_squeeze(void)
     g_assert_cmpuint(fetched(h), ==, before);
     g_assert_cmpuint(puppet_status(h, "w").wasted, ==, 0);
     /* once is enough: there is nothing left to bring */
-    harness_set_limit(h, 15 * MIB, 0);
+    harness_set_limit(h, N_PAGES * PAGE, 0);
+    puppet_settle(h, "w");
     harness_set_limit(h, 16 * MIB, 0);
     wait_rounds(h, 2);
     g_assert_cmpuint(counter(h, "restored"), ==, evicted);
@@ -246,25 +247,149 @@ static void test_steps(void)
     harness_free(h);
 }
 
+/* Wait until it has looked around by itself. */
+static void wait_ticks(Harness *h, uint64_t n)
+{
+    uint64_t before = puppet_status(h, "w").events;
+
+    wait_until(puppet_status(h, "w").events >= before + n);
+}
+
+/* With room left it is a squeeze only when the guest has grown. */
+static void test_slack(void)
+{
+    Harness *h = harness_with(&(HarnessOptions) { .size = 64 * MIB });
+
+    g_assert_cmpint(memswap_policy_set(h->engine, "w", "batch", "2", NULL),
+                    ==, 0);
+    harness_set_limit(h, 48 * MIB, 0);
+    wait_ticks(h, 2);
+    write_pages(h, N_PAGES, 7 * N_PAGES);
+    puppet_settle(h, "w");
+    g_assert_cmpuint(stats_of(h).evictions, >=, 2 * N_PAGES);
+    g_assert_cmpuint(counter(h, "restored"), ==, 0);
+    harness_set_limit(h, 64 * MIB, 0);
+    wait_rounds(h, 1);
+    g_assert_cmpuint(stats_of(h).resident, ==, 8 * N_PAGES * PAGE);
+    harness_check(h);
+    harness_free(h);
+}
+
+/* Nor is it one while an idle guest's pages leave: they wait for the guest. */
+static void test_slack_idle(void)
+{
+    Harness *h = harness_small();
+
+    harness_set_limit(h, 12 * MIB, 0);
+    puppet_settle(h, "w");
+    memswap_reclaim(h->engine, UINT64_MAX);
+    puppet_settle(h, "w");
+    harness_set_limit(h, 16 * MIB, 0);
+    wait_ticks(h, 2);
+    g_assert_cmpuint(counter(h, "idle"), ==, N_PAGES);
+    g_assert_cmpuint(stats_of(h).resident, ==, 0);
+    check_pages(h, 0, 70);
+    wait_rounds(h, 1);
+    g_assert_cmpuint(stats_of(h).resident, ==, N_PAGES * PAGE);
+    harness_free(h);
+}
+
+/* What it brought back itself is not what the guest came for. */
+static void test_own(void)
+{
+    Harness *h = harness_small();
+
+    squeeze(h, 2 * MIB);
+    memswap_reclaim(h->engine, UINT64_MAX);
+    puppet_settle(h, "w");
+    /* the first in the order of addresses */
+    harness_set_limit(h, 3 * MIB, 0);
+    wait_until(stats_of(h).resident == 3 * MIB);
+    /* not in vain, or it would be throttled */
+    check_pages(h, 0, 768);
+    puppet_settle(h, "w");
+    memswap_reclaim(h->engine, UINT64_MAX);
+    puppet_settle(h, "w");
+    check_pages(h, 1024, 256);
+    puppet_settle(h, "w");
+    memswap_reclaim(h->engine, UINT64_MAX);
+    puppet_settle(h, "w");
+    harness_set_limit(h, MIB, 0);
+    puppet_settle(h, "w");
+    harness_set_limit(h, 2 * MIB, 0);
+    wait_until(stats_of(h).resident == 2 * MIB);
+    for (uint64_t page = 1024; page < 1024 + 256; page++) {
+        g_assert_cmpint(ram_state(&h->ram, page), !=, MEMSWAP_STORED);
+    }
+    g_assert_cmpint(ram_state(&h->ram, 768), !=, MEMSWAP_STORED);
+    g_assert_cmpint(ram_state(&h->ram, 0), ==, MEMSWAP_STORED);
+    harness_check(h);
+    harness_free(h);
+}
+
+/* Short of requests it takes longer, and does the same. */
+static void test_poor(void)
+{
+    Harness *h = harness_small();
+
+    puppet_budget(h, 100);
+    squeeze(h, 6 * MIB);
+    squeeze(h, SQUEEZED);
+    harness_set_limit(h, 16 * MIB, 0);
+    wait_rounds(h, 1);
+    g_assert_cmpuint(stats_of(h).resident, ==, N_PAGES * PAGE);
+    g_assert_cmpuint(puppet_status(h, "w").refused, >, 0);
+    harness_free(h);
+}
+
+/*
+ * However many regions there are, it is never away for long.  Here by a small
+ * budget, which makes of a thousand regions as much as of a hundred thousand.
+ */
+static void test_slices(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 2048 * MIB });
+    uint64_t n = 2048 * MIB / MEMSWAP_REGION_SIZE;
+
+    builtin_add(h, "w", "working-set");
+    for (uint64_t region = 0; region < n; region++) {
+        ram_fill(h, region * REGION_PAGES, 2 * region + 1);
+    }
+    puppet_settle(h, "w");
+    puppet_budget(h, 2000);
+    atomic_store(&h->engine->policies.patience, 1000000000LL);
+    harness_set_limit(h, n / 2 * PAGE, 0);
+    /* events come, and wait to be handled */
+    memswap_reclaim(h->engine, n / 2 * PAGE);
+    puppet_settle(h, "w");
+    harness_set_limit(h, 2048 * MIB, 0);
+    harness_set_limit(h, 2047 * MIB, 0);
+    wait_rounds(h, 1);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 0);
+    g_assert_cmpuint(stats_of(h).resident, ==, n * PAGE);
+    harness_free(h);
+}
+
 /* A guest that uses none of it gets less and less. */
 static void test_waste(void)
 {
     Harness *h = harness_small();
     MemswapPolicyStatus status;
+    unsigned int rounds = 0;
 
-    for (unsigned int i = 1; i <= 8; i++) {
+    while (stats_of(h).resident > MIB) {
+        g_assert_cmpuint(rounds, <, 8);
         squeeze(h, MIB);
         memswap_reclaim(h->engine, UINT64_MAX);
         puppet_settle(h, "w");
         harness_set_limit(h, 16 * MIB, 0);
-        wait_rounds(h, i);
+        wait_rounds(h, ++rounds);
     }
     status = puppet_status(h, "w");
     g_assert_cmpuint(status.hits, ==, 0);
     /* what is throttled isn't there to be recorded the next time */
     g_assert_cmpuint(status.throttled, >, N_PAGES / 2);
     g_assert_cmpuint(status.prefetched, <, 4 * N_PAGES);
-    g_assert_cmpuint(stats_of(h).resident, <, N_PAGES / 8 * PAGE);
     check_pages(h, 0, N_PAGES);
     harness_free(h);
 }
@@ -302,6 +427,41 @@ static void test_idle(void)
     puppet_settle(h, "w");
     g_usleep(NOT_YET_US);
     g_assert_cmpuint(stats_of(h).resident, ==, 200 * PAGE);
+    harness_check(h);
+    harness_free(h);
+}
+
+/*
+ * A part of what it left has to be touched: of what is still away, and counted
+ * once.
+ */
+static void test_idle_part(void)
+{
+    Harness *h = harness_with(&(HarnessOptions) { .size = 64 * MIB });
+    uint64_t n = 32 * MIB / PAGE;
+
+    for (unsigned int i = 0; i < 4; i++) {
+        memswap_discard(h->engine, h->ram.host, 64 * MIB);
+        write_pages(h, 0, n);
+        memswap_reclaim(h->engine, UINT64_MAX);
+        puppet_settle(h, "w");
+    }
+    wait_until(counter(h, "idle") == n);
+    check_pages(h, 0, n / 64 - 8);
+    puppet_settle(h, "w");
+    g_assert_cmpuint(counter(h, "rounds"), ==, 0);
+    check_pages(h, n / 64 - 8, 16);
+    wait_rounds(h, 1);
+    g_assert_cmpuint(stats_of(h).resident, ==, n * PAGE);
+    /* not in vain, or it would be throttled; then most of it is given up */
+    check_pages(h, 0, n);
+    memswap_reclaim(h->engine, UINT64_MAX);
+    puppet_settle(h, "w");
+    memswap_discard(h->engine, h->ram.host + 4 * MIB, 28 * MIB);
+    wait_until(counter(h, "idle") == 1024);
+    check_pages(h, 0, 70);
+    wait_rounds(h, 2);
+    g_assert_cmpuint(stats_of(h).resident, ==, 4 * MIB);
     harness_check(h);
     harness_free(h);
 }
@@ -361,6 +521,7 @@ static void test_stress(void)
     });
     int64_t end = g_get_monotonic_time() + STRESS_SECONDS * G_USEC_PER_SEC;
     Stress stress = { .h = h };
+    uint64_t restored;
     GThread *thread;
 
     builtin_add(h, "w", "working-set");
@@ -383,6 +544,14 @@ static void test_stress(void)
     harness_set_limit(h, 40 * MIB, 0);
     g_test_message("%u pages brought back",
                    (unsigned int)counter(h, "restored"));
+    g_assert_cmpuint(counter(h, "restored"), >, 0);
+    /* and once more, with nobody who would be faster */
+    harness_set_limit(h, 8 * MIB, 0);
+    wait_until(stats_of(h).resident <= 8 * MIB);
+    puppet_settle(h, "w");
+    restored = counter(h, "restored");
+    harness_set_limit(h, 40 * MIB, 0);
+    wait_until(counter(h, "restored") > restored);
     g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 0);
     g_assert_cmpint(memswap_policy_remove(h->engine, "w", NULL), ==, 0);
     for (uint64_t page = 0; page < STRESS_PAGES; page++) {
@@ -402,9 +571,15 @@ int main(int argc, char **argv)
     g_test_add_func("/working-set/trial", test_trial);
     g_test_add_func("/working-set/changes", test_changes);
     g_test_add_func("/working-set/steps", test_steps);
+    g_test_add_func("/working-set/slack", test_slack);
+    g_test_add_func("/working-set/slack-idle", test_slack_idle);
+    g_test_add_func("/working-set/own", test_own);
+    g_test_add_func("/working-set/poor", test_poor);
+    g_test_add_func("/working-set/slices", test_slices);
     g_test_add_func("/working-set/waste", test_waste);
     g_test_add_func("/working-set/lost-event", test_lost_event);
     g_test_add_func("/working-set/idle", test_idle);
+    g_test_add_func("/working-set/idle-part", test_idle_part);
     g_test_add_func("/working-set/options", test_options);
     g_test_add_func("/working-set/stress", test_stress);
     return g_test_run();
