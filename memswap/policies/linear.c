@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "again.h"
 #include "memswap/policy.h"
 #include "streams.h"
 
@@ -55,14 +56,16 @@ static void ask(Linear *linear, Stream *stream, uint32_t n)
         linear->requests++;
         linear->ops->prefetch(linear->host, ranges, n_ranges,
                               MEMSWAP_POLICY_NORMAL, 0);
+        stream->asked_at = again(linear->ops->now(linear->host));
         linear->ops->counter(linear->host, "requests", linear->requests);
     }
 }
 
-static void fault(Linear *linear, uint32_t block, int64_t page)
+static void fault(Linear *linear, const MemswapPolicyEvent *what)
 {
     uint32_t n;
-    Stream *stream = streams_touch(&linear->streams, block, page, &n);
+    Stream *stream = streams_touch(&linear->streams, what->block, what->page,
+                                   stream_fetched(what), &n);
 
     if (stream) {
         ask(linear, stream, n);
@@ -85,7 +88,7 @@ static void event(void *self, const MemswapPolicyEvent *what)
     switch (what->kind) {
     case MEMSWAP_POLICY_FAULT:
         if (what->fault.kind != MEMSWAP_POLICY_ABSENT) {
-            fault(linear, what->block, what->page);
+            fault(linear, what);
         }
         break;
     case MEMSWAP_POLICY_WASTED:

@@ -8,10 +8,12 @@
  * and asks more of them while there is no majority.
  *
  * The next pages along the stride are brought in, a window of them ahead of
- * the last touch.  The window doubles when what was brought in is touched, and
- * is halved when it leaves untouched, or when there is no stride.  A page that
- * is brought in makes no fault, but for the one in some that the host watches;
- * the last of each window is one, and its touch moves the stream on.
+ * the last touch.  The window doubles when what was brought in is touched, or
+ * was fetched by a touch before that was done; and is halved when it leaves
+ * untouched, or when there is no stride.  What was asked for in vain, because
+ * the host throttles or has no room, leaves it as it is.  A page that is
+ * brought in makes no fault, but for the one in some that the host watches; the
+ * last of each window is one, and its touch moves the stream on.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -124,14 +126,15 @@ static int expected(const Stream *stream, int64_t page)
     return steps > 0 && steps <= far;
 }
 
-static void note_step(Stream *stream, int64_t page)
+static void note_step(Stream *stream, int64_t page, int64_t fetched)
 {
-    int hit = expected(stream, page);
+    int known = expected(stream, page);
+    int hit = known && fetched <= stream->asked_at;
     int64_t stride;
 
     /* what lies between came without a fault */
     stream->steps[stream->n_steps++ % STREAM_STEPS] =
-        hit ? stream->stride : page - stream->last;
+        known ? stream->stride : page - stream->last;
     if (stream->n_steps == 2 * STREAM_STEPS) {
         stream->n_steps = STREAM_STEPS;
     }
@@ -151,7 +154,7 @@ static void note_step(Stream *stream, int64_t page)
 }
 
 Stream *streams_touch(Streams *streams, uint64_t space, int64_t page,
-                      uint32_t *n)
+                      int64_t fetched, uint32_t *n)
 {
     Stream *stream = streams_find(streams, space, page);
 
@@ -164,7 +167,7 @@ Stream *streams_touch(Streams *streams, uint64_t space, int64_t page,
     if (page == stream->last) {
         return NULL;
     }
-    note_step(stream, page);
+    note_step(stream, page, fetched);
     if (!stream->stride) {
         return NULL;
     }

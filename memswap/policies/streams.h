@@ -12,6 +12,8 @@
 
 #include <stdint.h>
 
+#include "memswap/policy.h"
+
 #define STREAMS 32
 /* Steps that are remembered of a stream. */
 #define STREAM_STEPS 32
@@ -26,6 +28,7 @@ typedef struct Stream {
     uint32_t n_steps;       /* ever */
     int64_t stride;         /* 0: none */
     int64_t ahead;          /* the last page that was asked for */
+    int64_t asked_at;       /* when that had been done */
     uint32_t window;
     uint32_t calm;          /* steps of one stride since one was wasted */
 } Stream;
@@ -40,12 +43,20 @@ typedef struct Streams {
 Stream *streams_find(Streams *streams, uint64_t space, int64_t page);
 
 /*
- * A page was touched, and that was noticed.  Returns the stream if some pages
- * should be brought in: *@n of them, at each stride on from ahead, which the
- * caller sets to the last of them.  NULL else.
+ * A page was touched, and that was noticed.  @fetched: when it had been fetched
+ * for that; 0 if it was there.  Returns the stream if some pages should be
+ * brought in: *@n of them, at each stride on from ahead, which the caller sets
+ * to the last of them, and asked_at when it has asked.  NULL else.
  */
 Stream *streams_touch(Streams *streams, uint64_t space, int64_t page,
-                      uint32_t *n);
+                      int64_t fetched, uint32_t *n);
+
+/* Of a fault, what streams_touch() wants to know. */
+static inline int64_t stream_fetched(const MemswapPolicyEvent *fault)
+{
+    return fault->fault.kind == MEMSWAP_POLICY_STORED ||
+           fault->fault.kind == MEMSWAP_POLICY_SAME ? fault->time : 0;
+}
 
 /* What it asked for left untouched. */
 void stream_wasted(Stream *stream);

@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "again.h"
 #include "memswap/policy.h"
 #include "streams.h"
 
@@ -107,6 +108,7 @@ static void ask(Virtual *virtual, Stream *stream, uint32_t n)
         virtual->requests++;
         virtual->ops->prefetch(virtual->host, ranges, n_ranges,
                                MEMSWAP_POLICY_NORMAL, 0);
+        stream->asked_at = again(virtual->ops->now(virtual->host));
         count(virtual);
     }
 }
@@ -149,7 +151,8 @@ static void fault(Virtual *virtual, const MemswapPolicyEvent *event)
         return;
     }
     stream = streams_touch(&virtual->streams, root,
-                           (int64_t)address >> PAGE_SHIFT, &n);
+                           (int64_t)address >> PAGE_SHIFT,
+                           stream_fetched(event), &n);
     if (stream) {
         ask(virtual, stream, n);
     }
