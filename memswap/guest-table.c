@@ -13,6 +13,7 @@
  */
 
 #include <errno.h>
+#include <string.h>
 
 #include "memswap/guest-table.h"
 
@@ -88,5 +89,45 @@ int memswap_guest_walk(uint64_t root, uint64_t address, MemswapGuestRead *read,
     if (page_size) {
         *page_size = size;
     }
+    return 0;
+}
+
+/* The one with this page, or else whose place it is to take. */
+static MemswapTable *find_table(MemswapTableCache *cache, uint64_t page)
+{
+    MemswapTable *set = cache->tables[page / MEMSWAP_TABLE_SIZE %
+                                      MEMSWAP_TABLE_SETS];
+    MemswapTable *found = &set[0];
+
+    for (unsigned int i = 0; i < MEMSWAP_TABLE_WAYS; i++) {
+        if (set[i].read_at && set[i].page == page) {
+            return &set[i];
+        }
+        if (set[i].read_at < found->read_at) {
+            found = &set[i];
+        }
+    }
+    return found;
+}
+
+int memswap_table_read(MemswapTableCache *cache, int64_t now,
+                       uint64_t physical, void *buffer, size_t size)
+{
+    uint64_t offset = physical % MEMSWAP_TABLE_SIZE;
+    uint64_t page = physical - offset;
+    MemswapTable *table = find_table(cache, page);
+
+    if (!table->read_at || table->page != page ||
+        now - table->read_at > cache->fresh_ns) {
+        int ret = cache->read(cache->opaque, page, table->data,
+                              MEMSWAP_TABLE_SIZE);
+
+        table->page = page;
+        table->read_at = ret ? 0 : now;
+        if (ret) {
+            return ret;
+        }
+    }
+    memcpy(buffer, table->data + offset, size);
     return 0;
 }

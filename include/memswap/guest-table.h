@@ -46,4 +46,35 @@ typedef int MemswapGuestRead(void *opaque, uint64_t physical, void *buffer,
 int memswap_guest_walk(uint64_t root, uint64_t address, MemswapGuestRead *read,
                        void *opaque, uint64_t *physical, uint64_t *page_size);
 
+/*
+ * Pages of tables that were read just now: who translates one address mostly
+ * goes on with its neighbours.  A page may be in any of the ways of its set, so
+ * that the few tables of one walk don't take each other's place.
+ */
+#define MEMSWAP_TABLE_SETS 16
+#define MEMSWAP_TABLE_WAYS 4
+#define MEMSWAP_TABLE_SIZE 4096
+
+typedef struct MemswapTable {
+    uint64_t page;      /* guest-physical */
+    int64_t read_at;    /* 0: never, or in vain */
+    uint8_t data[MEMSWAP_TABLE_SIZE];
+} MemswapTable;
+
+typedef struct MemswapTableCache {
+    MemswapGuestRead *read; /* a whole page */
+    void *opaque;
+    int64_t fresh_ns;       /* how long what was read serves */
+    MemswapTable tables[MEMSWAP_TABLE_SETS][MEMSWAP_TABLE_WAYS];
+} MemswapTableCache;
+
+/**
+ * memswap_table_read: as MemswapGuestRead, out of the cache if it can be
+ * @now: ns, above 0
+ *
+ * One thread at a time.  What can't be read is asked for again the next time.
+ */
+int memswap_table_read(MemswapTableCache *cache, int64_t now,
+                       uint64_t physical, void *buffer, size_t size);
+
 #endif /* MEMSWAP_GUEST_TABLE_H */

@@ -111,46 +111,31 @@ static uint8_t *physical_host(hwaddr address)
 
 /* --- page tables ------------------------------------------------------- */
 
-/*
- * Pages of tables that were read just now: who translates one address mostly
- * goes on with its neighbours.
- */
-#define TABLES 64
 #define TABLE_FRESH_NS (NANOSECONDS_PER_SECOND / 1000)
 
-typedef struct Table {
-    hwaddr page;
-    int64_t read_at;    /* 0: never */
-    uint8_t data[GUEST_PAGE];
-} Table;
+/* A page, from wherever it is. */
+static int read_page(void *opaque, uint64_t physical, void *buffer,
+                     size_t size)
+{
+    uint8_t *host = physical_host(physical);
+
+    return host ? memswap_peek(memswap_engine(), host, buffer, size) :
+           -EFAULT;
+}
 
 /* Under the lock, which only policies' threads take. */
-static Table tables[TABLES];
+static MemswapTableCache tables = {
+    .read = read_page,
+    .fresh_ns = TABLE_FRESH_NS,
+};
 static QemuMutex tables_lock;
 
 /* Inside of one page. */
 static int read_table(void *opaque, uint64_t physical, void *buffer,
                       size_t size)
 {
-    hwaddr page = physical & GUEST_PAGE_MASK;
-    Table *table = &tables[page / GUEST_PAGE % TABLES];
-    int64_t now = get_clock();
-
     QEMU_LOCK_GUARD(&tables_lock);
-    if (!table->read_at || table->page != page ||
-        now - table->read_at > TABLE_FRESH_NS) {
-        uint8_t *host = physical_host(page);
-        int ret = host ? memswap_peek(memswap_engine(), host, table->data,
-                                      GUEST_PAGE) : -EFAULT;
-
-        table->page = page;
-        table->read_at = ret ? 0 : now;
-        if (ret) {
-            return ret;
-        }
-    }
-    memcpy(buffer, table->data + (physical - page), size);
-    return 0;
+    return memswap_table_read(&tables, get_clock(), physical, buffer, size);
 }
 
 int memswap_guest_translate(void *opaque, uint64_t root, uint64_t address,

@@ -317,6 +317,104 @@ static void test_garbage(void)
     g_free(guest);
 }
 
+/* --- tables that were read just now ------------------------------------ */
+
+static int read_counted(void *opaque, uint64_t physical, void *buffer,
+                        size_t size)
+{
+    g_assert_cmpuint(physical % PAGE, ==, 0);
+    g_assert_cmpuint(size, ==, PAGE);
+    return read_guest(opaque, physical, buffer, size);
+}
+
+/* RAM without an end: each page says its number. */
+static int read_guest_far(void *opaque, uint64_t physical, void *buffer,
+                          size_t size)
+{
+    Guest *guest = opaque;
+    uint64_t *words = buffer;
+
+    guest->reads++;
+    words[0] = physical / PAGE;
+    return 0;
+}
+
+static void expect_far(MemswapTableCache *cache, int64_t now, uint64_t page,
+                       unsigned int reads)
+{
+    Guest *guest = cache->opaque;
+    unsigned int before = guest->reads;
+    uint64_t word;
+
+    g_assert_cmpint(memswap_table_read(cache, now, page * PAGE, &word,
+                                       sizeof(word)), ==, 0);
+    g_assert_cmpuint(word, ==, page);
+    g_assert_cmpuint(guest->reads - before, ==, reads);
+}
+
+static void expect_read(MemswapTableCache *cache, int64_t now, uint64_t page,
+                        int expected, unsigned int reads)
+{
+    Guest *guest = cache->opaque;
+    unsigned int before = guest->reads;
+    uint64_t word = 0;
+
+    g_assert_cmpint(memswap_table_read(cache, now, page * PAGE + 16, &word,
+                                       sizeof(word)), ==, expected);
+    g_assert_cmpuint(guest->reads - before, ==, reads);
+    if (!expected) {
+        g_assert_cmpuint(word, ==, guest->words[page][2]);
+    }
+}
+
+/* The tables of one walk have a place each, whatever their addresses. */
+static void test_cache(void)
+{
+    g_autofree Guest *guest = guest_new(4);
+    g_autofree MemswapTableCache *cache = g_new0(MemswapTableCache, 1);
+
+    *cache = (MemswapTableCache) {
+        .read = read_counted, .opaque = guest, .fresh_ns = 100,
+    };
+    for (uint64_t page = 0; page < PAGES; page++) {
+        guest->words[page][2] = 1000 + page;
+    }
+    for (unsigned int round = 0; round < 3; round++) {
+        for (uint64_t way = 0; way < MEMSWAP_TABLE_WAYS; way++) {
+            expect_read(cache, 1 + way, way * MEMSWAP_TABLE_SETS, 0, !round);
+        }
+    }
+    /* another set */
+    expect_read(cache, 10, 1, 0, 1);
+    /* what is old is read again, and what is no more is seen to be */
+    guest->words[0][2] = 7;
+    expect_read(cache, 102, 0, 0, 1);
+    guest->unknown = MEMSWAP_TABLE_SETS;
+    expect_read(cache, 103, MEMSWAP_TABLE_SETS, -EAGAIN, 1);
+    guest->unknown = 0;
+    expect_read(cache, 103, MEMSWAP_TABLE_SETS, 0, 1);
+    expect_read(cache, 103, PAGES, -EFAULT, 1);
+    expect_read(cache, 103, PAGES, -EFAULT, 1);
+}
+
+/* One more than there is place for: the one that was read first goes. */
+static void test_cache_full(void)
+{
+    g_autofree Guest *guest = guest_new(4);
+    g_autofree MemswapTableCache *cache = g_new0(MemswapTableCache, 1);
+
+    *cache = (MemswapTableCache) {
+        .read = read_guest_far, .opaque = guest, .fresh_ns = 100,
+    };
+    for (uint64_t way = 0; way <= MEMSWAP_TABLE_WAYS; way++) {
+        expect_far(cache, 1 + way, way * MEMSWAP_TABLE_SETS, 1);
+    }
+    expect_far(cache, 9, MEMSWAP_TABLE_SETS, 0);
+    expect_far(cache, 9, MEMSWAP_TABLE_WAYS * MEMSWAP_TABLE_SETS, 0);
+    expect_far(cache, 10, 0, 1);
+    expect_far(cache, 11, MEMSWAP_TABLE_SETS, 1);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -328,5 +426,7 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-table/loop", test_loop);
     g_test_add_func("/guest-table/bad-root", test_bad_root);
     g_test_add_func("/guest-table/garbage", test_garbage);
+    g_test_add_func("/guest-table/cache", test_cache);
+    g_test_add_func("/guest-table/cache-full", test_cache_full);
     return g_test_run();
 }
