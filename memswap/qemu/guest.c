@@ -10,12 +10,11 @@
  * ranges_lock nobody holds while waiting.  The order: tables_lock, ranges_lock.
  *
  * From page to address: TCG tells of every page that it enters in its TLB,
- * and this is noted in a table of a fixed size, where a page that is noted
- * later may take its place.  So the table needs no thread that walks through
- * the guest's page tables, it has what the guest used last, and it is always
- * as old as it says.  Notes are written without a lock, and may be torn.  Who
- * finds one checks it: against the TLB in a fault, by a walk through the
- * tables elsewhere.  Under KVM nobody tells us, and the table is empty.
+ * and this is noted in a table of a fixed size (guest-notes.c).  So it needs no
+ * thread that walks through the guest's page tables, it has what the guest
+ * used last, and it is always as old as it says.  Who finds a note checks it:
+ * against the TLB in a fault, by a walk through the tables elsewhere.  Under
+ * KVM nobody tells us, and the table is empty.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -25,6 +24,7 @@
 #include "exec/address-spaces.h"
 #include "exec/memory.h"
 #include "hw/core/cpu.h"
+#include "memswap/guest-notes.h"
 #include "memswap/guest-table.h"
 #include "memswap/policies.h"
 #include "memswap/policy.h"
@@ -35,10 +35,6 @@
 #include "system/tcg.h"
 #include "glue.h"
 #include "guest.h"
-
-/* Guest pages are of 4 KiB at least. */
-#define GUEST_PAGE 4096
-#define GUEST_PAGE_MASK (~(uint64_t)(GUEST_PAGE - 1))
 
 /* --- guest-physical memory --------------------------------------------- */
 
@@ -165,53 +161,18 @@ int memswap_guest_translate(void *opaque, uint64_t root, uint64_t address,
 
 /* --- from page to address ---------------------------------------------- */
 
-#define NOTES_BITS 16
-
-typedef struct Note {
-    uint64_t page;      /* in the host, bit 0: the user part's; 0: none */
-    uint64_t root;
-    uint64_t address;
-} Note;
-
-static Note notes[1 << NOTES_BITS];
-
-static uint64_t note_key(const void *host, bool user)
-{
-    return ((uintptr_t)host & GUEST_PAGE_MASK) | user;
-}
-
-static Note *note_of(uint64_t key)
-{
-    /* Neighbours get neighbouring places: 128 MiB don't collide. */
-    uint64_t page = key / GUEST_PAGE * 2 + (key & 1);
-
-    return &notes[(page ^ page >> NOTES_BITS) & ((1 << NOTES_BITS) - 1)];
-}
+static MemswapGuestNotes notes;
 
 void memswap_guest_note(const void *host, bool user, uint64_t root,
                         uint64_t address)
 {
-    uint64_t key = note_key(host, user);
-    Note *note = note_of(key);
-
-    qatomic_set(&note->page, key);
-    qatomic_set(&note->root, root);
-    qatomic_set(&note->address, address & GUEST_PAGE_MASK);
+    memswap_notes_set(&notes, host, user, root, address);
 }
 
 bool memswap_guest_noted(const void *host, bool user, uint64_t *root,
                          uint64_t *address)
 {
-    uint64_t key = note_key(host, user);
-    Note *note = note_of(key);
-
-    if (qatomic_read(&note->page) != key) {
-        return false;
-    }
-    *root = qatomic_read(&note->root);
-    *address = qatomic_read(&note->address) |
-               ((uintptr_t)host & (GUEST_PAGE - 1));
-    return true;
+    return memswap_notes_get(&notes, host, user, root, address);
 }
 
 int memswap_guest_reverse(void *opaque, const void *host, uint64_t *root,

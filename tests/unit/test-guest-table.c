@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "memswap/guest-notes.h"
 #include "memswap/guest-table.h"
 
 #define PAGE UINT64_C(4096)
@@ -415,6 +416,50 @@ static void test_cache_full(void)
     expect_far(cache, 11, MEMSWAP_TABLE_SETS, 1);
 }
 
+/* --- where pages were used --------------------------------------------- */
+
+static const void *at(uint64_t page, unsigned int offset)
+{
+    return (const void *)(uintptr_t)(0x7f0000000000 + page * PAGE + offset);
+}
+
+static void test_notes(void)
+{
+    g_autofree MemswapGuestNotes *notes = g_new0(MemswapGuestNotes, 1);
+    uint64_t n = 128 * MIB / PAGE;
+    uint64_t root, address;
+
+    g_assert_false(memswap_notes_get(notes, at(0, 0), false, &root, &address));
+    /* neighbours have their own places, and so have user and kernel */
+    for (uint64_t page = 0; page < n; page++) {
+        memswap_notes_set(notes, at(page, 5), true, page, page * 3 * PAGE + 9);
+        memswap_notes_set(notes, at(page, 5), false, page + n,
+                          page * 5 * PAGE);
+    }
+    for (uint64_t page = 0; page < n; page++) {
+        g_assert_true(memswap_notes_get(notes, at(page, 7), true, &root,
+                                        &address));
+        g_assert_cmpuint(root, ==, page);
+        g_assert_cmpuint(address, ==, page * 3 * PAGE + 7);
+        g_assert_true(memswap_notes_get(notes, at(page, 0), false, &root,
+                                        &address));
+        g_assert_cmpuint(root, ==, page + n);
+        g_assert_cmpuint(address, ==, page * 5 * PAGE);
+    }
+    /* who comes later takes a place, and is not taken for who had it */
+    for (uint64_t page = n; page < 2 * n; page++) {
+        memswap_notes_set(notes, at(page, 0), true, 1, page * PAGE);
+        g_assert_true(memswap_notes_get(notes, at(page, 0), true, &root,
+                                        &address));
+        g_assert_cmpuint(address, ==, page * PAGE);
+    }
+    for (uint64_t page = 0; page < n; page++) {
+        if (memswap_notes_get(notes, at(page, 0), true, &root, &address)) {
+            g_assert_cmpuint(address, ==, page * 3 * PAGE);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -428,5 +473,6 @@ int main(int argc, char **argv)
     g_test_add_func("/guest-table/garbage", test_garbage);
     g_test_add_func("/guest-table/cache", test_cache);
     g_test_add_func("/guest-table/cache-full", test_cache_full);
+    g_test_add_func("/guest-table/notes", test_notes);
     return g_test_run();
 }
