@@ -97,6 +97,12 @@ static uint64_t min_limit(uint64_t largest_page)
            MEMSWAP_MIN_LIMIT;
 }
 
+static uint64_t min_pin_limit(uint64_t largest_page)
+{
+    return largest_page >= MEMSWAP_REGION_SIZE ?
+           MEMSWAP_MIN_PIN_LIMIT_HUGETLB : MEMSWAP_MIN_PIN_LIMIT;
+}
+
 static int check_settings(const MemswapSettings *settings,
                           uint64_t largest_page, uint64_t pinned,
                           uint64_t reserve, char **error)
@@ -112,6 +118,12 @@ static int check_settings(const MemswapSettings *settings,
         wrong = g_strdup_printf("limit must be at least the %" G_GUINT64_FORMAT
                                 " KiB that are pinned by I/O now",
                                 pinned >> 10);
+    } else if (settings->pin_limit &&
+               settings->pin_limit < min_pin_limit(largest_page)) {
+        wrong = g_strdup_printf("pin-limit must be at least %" G_GUINT64_FORMAT
+                                " KiB", min_pin_limit(largest_page) >> 10);
+    } else if (settings->pin_limit > settings->limit) {
+        wrong = g_strdup("pin-limit must be at most limit");
     } else if (settings->pool_limit < MEMSWAP_MIN_POOL_LIMIT) {
         wrong = g_strdup_printf("pool-limit must be at least %llu MiB",
                                 MEMSWAP_MIN_POOL_LIMIT >> 20);
@@ -179,6 +191,16 @@ int memswap_admit_page_size(MemswapEngine *engine, uint64_t page_size,
                                      G_GUINT64_FORMAT " MiB", need >> 20,
                                      page_size >> 20);
         }
+    } else if (atomic_load(&engine->pin_limit) &&
+               atomic_load(&engine->pin_limit) < min_pin_limit(page_size)) {
+        ret = -EINVAL;
+        if (error) {
+            *error = g_strdup_printf("pin-limit must be at least %"
+                                     G_GUINT64_FORMAT " MiB with pages of %"
+                                     G_GUINT64_FORMAT " MiB",
+                                     min_pin_limit(page_size) >> 20,
+                                     page_size >> 20);
+        }
     } else if (page_size > atomic_load(&engine->largest_page)) {
         atomic_store(&engine->largest_page, page_size);
         choose_reserves(engine);
@@ -198,6 +220,7 @@ static void apply_settings(MemswapEngine *engine,
     atomic_store(&engine->when_full, settings->when_full);
     atomic_store(&engine->readahead, settings->readahead);
     atomic_store(&engine->keep_copies, settings->keep_copies);
+    atomic_store(&engine->pin_limit, settings->pin_limit);
     choose_reserves(engine);
 }
 
@@ -212,6 +235,7 @@ void memswap_get_settings(MemswapEngine *engine, MemswapSettings *settings)
         .when_full = atomic_load(&engine->when_full),
         .readahead = atomic_load(&engine->readahead),
         .keep_copies = atomic_load(&engine->keep_copies),
+        .pin_limit = atomic_load(&engine->pin_limit),
     };
     g_mutex_unlock(&engine->settings_lock);
 }
@@ -364,6 +388,12 @@ int memswap_engine_new(const MemswapConfig *config, const MemswapHost *host,
 
 void memswap_engine_free(MemswapEngine *engine)
 {
+#ifdef MEMSWAP_DEBUG
+    if (atomic_load(&engine->pinned)) {
+        g_error("memswap: %" G_GINT64_FORMAT " bytes are pinned for ever",
+                (int64_t)atomic_load(&engine->pinned));
+    }
+#endif
     memswap_policies_destroy(engine);
     memswap_helpers_stop(engine);
     memswap_evictors_stop(engine);

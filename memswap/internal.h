@@ -285,6 +285,7 @@ struct MemswapEngine {
     _Atomic int when_full;
     _Atomic uint64_t readahead;
     _Atomic uint64_t keep_copies;
+    _Atomic uint64_t pin_limit;     /* 0: follows the limit */
     bool reserve_auto;
     _Atomic uint64_t largest_page;  /* of any block so far */
 
@@ -354,7 +355,9 @@ struct MemswapEngine {
 
     /* Counters; see MemswapStats. */
     _Atomic int64_t trial_pages;    /* bytes on trial */
-    _Atomic int64_t pinned;         /* bytes with a pin */
+    /* bytes with a pin, or about to have one; see pin.c */
+    _Atomic int64_t pinned;
+    _Atomic uint64_t pins_refused;
     _Atomic int64_t kept;           /* bytes of pages with a kept copy */
     _Atomic uint64_t faults[MEMSWAP_FAULT__MAX];
     _Atomic uint64_t evictions, refaults, n_trials, given_back, discards;
@@ -492,6 +495,9 @@ void memswap_uncharge(MemswapEngine *engine, uint64_t size);
 bool memswap_has_room(MemswapEngine *engine);
 /* What is charged already may stay until it is reclaimed. */
 void memswap_set_limit(MemswapEngine *engine, uint64_t limit);
+
+/* pin.c: bytes that may be pinned */
+uint64_t memswap_pin_bound(MemswapEngine *engine);
 
 /* fault.c */
 

@@ -6,6 +6,13 @@
  * mapped, zapped.  A pin is counted in the page's word, together with the state
  * that it depends on.
  *
+ * How much is pinned is bounded, since what is pinned can't be reclaimed: with
+ * more of it than the limit, no limit could be held.  Who pins adds the whole
+ * range to engine->pinned first, and takes back what it found to be pinned
+ * already: so that sum is never less than the pages with a pin, and a bound
+ * that it was held against is never passed.  At rest it is exact.  A fill that
+ * pins counts its page itself.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -127,8 +134,14 @@ static void wait_for_owner(MemswapBlock *block, uint64_t page)
                   memswap_now(engine) - before);
 }
 
-/* Pin a page that is mapped for certain; false if it is not, any more. */
-static bool pin_mapped(MemswapBlock *block, uint64_t page)
+typedef enum Pinned {
+    PINNED_NOT,     /* the page has to be put in place first */
+    PINNED_FRESH,   /* it had no pin before */
+    PINNED_MORE,    /* it had, or was counted by the fill */
+} Pinned;
+
+/* Pin a page that is mapped for certain. */
+static inline Pinned pin_mapped(MemswapBlock *block, uint64_t page)
 {
     MemswapWord *word = &block->words[page];
     uint64_t old = memswap_word_load(word);
@@ -137,25 +150,23 @@ static bool pin_mapped(MemswapBlock *block, uint64_t page)
            (old & MEMSWAP_WORD_MAPPED)) {
         unsigned int pins = memswap_word_pins(old);
 
-        if (pins >= PINS_IN_WORD) {
+        if (G_UNLIKELY(pins >= PINS_IN_WORD)) {
             if (pin_overflow(block->engine, word)) {
-                return true;
+                return PINNED_MORE;
             }
             old = memswap_word_load(word);
         } else if (memswap_word_cas(word, &old, old + MEMSWAP_PIN_ONE)) {
-            if (!pins) {
-                memswap_count(block->engine->pinned, block->page_size);
-            }
-            return true;
+            return pins ? PINNED_MORE : PINNED_FRESH;
         }
     }
-    return false;
+    return PINNED_NOT;
 }
 
-static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait)
+/* Pin a page, wherever it is.  *@how is set on success. */
+static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait,
+                    Pinned *how)
 {
-
-    while (!pin_mapped(block, page)) {
+    while ((*how = pin_mapped(block, page)) == PINNED_NOT) {
         uint64_t word = memswap_word_load(&block->words[page]);
         /* a word that is nearly full of pins is not for memswap_fill() */
         bool pin = memswap_word_pins(word) < PINS_IN_WORD;
@@ -167,6 +178,7 @@ static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait)
         case MEMSWAP_DONE:
             if (pin) {
                 memswap_touched(block, page, memswap_now(block->engine));
+                *how = PINNED_MORE;
                 return 0;
             }
             memswap_region_zap_wait(memswap_page_region(block, page));
@@ -190,7 +202,8 @@ static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait)
     return 0;
 }
 
-static void unpin_page(MemswapBlock *block, uint64_t page)
+/* Returns true if it was the page's last pin. */
+static inline bool unpin_page(MemswapBlock *block, uint64_t page)
 {
     MemswapWord *word = &block->words[page];
     uint64_t old = memswap_word_load(word);
@@ -198,21 +211,17 @@ static void unpin_page(MemswapBlock *block, uint64_t page)
     while (true) {
         unsigned int pins = memswap_word_pins(old);
 
-        if (!pins) {
+        if (G_UNLIKELY(!pins)) {
             memswap_event(block->engine, MEMSWAP_EVENT_BUG, block, page);
-            return;
+            return false;
         }
-        if (pins == MEMSWAP_PIN_SATURATED) {
+        if (G_UNLIKELY(pins == MEMSWAP_PIN_SATURATED)) {
             if (unpin_overflow(block->engine, word)) {
-                return;
+                return false;
             }
             old = memswap_word_load(word);
         } else if (memswap_word_cas(word, &old, old - MEMSWAP_PIN_ONE)) {
-            if (pins == 1) {
-                memswap_count(block->engine->pinned,
-                              -(int64_t)block->page_size);
-            }
-            return;
+            return pins == 1;
         }
     }
 }
@@ -226,8 +235,6 @@ static MemswapBlock *next_part(MemswapEngine *engine, const uint8_t **host,
                                uint64_t *size, uint64_t *first,
                                uint64_t *end)
 {
-    const uint64_t step = sysconf(_SC_PAGESIZE);
-
     while (*size) {
         MemswapBlock *block = memswap_block_find(engine, *host);
         uint64_t offset, n;
@@ -238,6 +245,8 @@ static MemswapBlock *next_part(MemswapEngine *engine, const uint8_t **host,
             *first = offset >> block->page_shift;
             *end = (offset + n + block->page_size - 1) >> block->page_shift;
         } else {
+            uint64_t step = sysconf(_SC_PAGESIZE);
+
             n = MIN(*size, step - (uintptr_t)*host % step);
         }
         *host += n;
@@ -249,6 +258,106 @@ static MemswapBlock *next_part(MemswapEngine *engine, const uint8_t **host,
     return NULL;
 }
 
+uint64_t memswap_pin_bound(MemswapEngine *engine)
+{
+    uint64_t limit = atomic_load(&engine->limit);
+
+    return atomic_load(&engine->pin_limit) ?: limit - limit / 8;
+}
+
+uint64_t memswap_pin_room(MemswapEngine *engine)
+{
+    int64_t bound = memswap_pin_bound(engine);
+
+    return MAX(bound - atomic_load(&engine->pinned), 0);
+}
+
+/* How many of these pages have no pin now? */
+static uint64_t count_unpinned(MemswapBlock *block, uint64_t first,
+                               uint64_t end)
+{
+    uint64_t n = 0;
+
+    for (uint64_t page = first; page < end; page++) {
+        n += !memswap_word_pins(memswap_word_load(&block->words[page]));
+    }
+    return n;
+}
+
+/* Count pages in as pinned, unless that would pass the bound. */
+static bool reserve(MemswapBlock *block, uint64_t first, uint64_t end,
+                    unsigned int flags)
+{
+    MemswapEngine *engine = block->engine;
+    int64_t size = (end - first) << block->page_shift;
+    int64_t pinned = atomic_fetch_add(&engine->pinned, size) + size;
+    int64_t bound;
+
+    if (flags & MEMSWAP_PIN_FORCE) {
+        return true;
+    }
+    bound = memswap_pin_bound(engine);
+    if (flags & MEMSWAP_PIN_HOLD) {
+        bound /= 2;
+    }
+    if (G_LIKELY(pinned <= bound)) {
+        return true;
+    }
+    /* pages that are pinned already were counted once */
+    pinned -= size - (int64_t)(count_unpinned(block, first, end) <<
+                               block->page_shift);
+    if (pinned <= bound) {
+        return true;
+    }
+    atomic_fetch_sub(&engine->pinned, size);
+    memswap_count(engine->pins_refused, 1);
+    return false;
+}
+
+static void unpin_part(MemswapBlock *block, uint64_t first, uint64_t end)
+{
+    uint64_t n = 0;
+
+    for (uint64_t page = first; page < end; page++) {
+        n += unpin_page(block, page);
+    }
+    if (n) {
+        atomic_fetch_sub(&block->engine->pinned, n << block->page_shift);
+    }
+}
+
+/* Pin pages of one block, or none of them. */
+static int pin_part(MemswapBlock *block, uint64_t first, uint64_t end,
+                    unsigned int flags, PinWait *wait)
+{
+    uint64_t fresh = 0;
+    uint64_t page;
+    int ret = 0;
+
+    if (!reserve(block, first, end, flags)) {
+        return -ENOBUFS;
+    }
+    for (page = first; page < end; page++) {
+        Pinned how = pin_mapped(block, page);
+
+        if (G_UNLIKELY(how == PINNED_NOT)) {
+            ret = pin_page(block, page, wait, &how);
+            if (ret) {
+                break;
+            }
+        }
+        fresh += how == PINNED_FRESH;
+    }
+    if (G_UNLIKELY(fresh < end - first)) {
+        atomic_fetch_sub(&block->engine->pinned,
+                         (end - first - fresh) << block->page_shift);
+    }
+    if (G_UNLIKELY(ret)) {
+        unpin_part(block, first, page);
+    }
+    return ret;
+}
+
 void memswap_unpin(MemswapEngine *engine, const void *host, uint64_t size)
 {
     const uint8_t *at = host;
@@ -256,9 +365,7 @@ void memswap_unpin(MemswapEngine *engine, const void *host, uint64_t size)
     uint64_t first, end;
 
     while ((block = next_part(engine, &at, &size, &first, &end))) {
-        for (uint64_t page = first; page < end; page++) {
-            unpin_page(block, page);
-        }
+        unpin_part(block, first, end);
         memswap_block_unref(block);
     }
     if (atomic_load(&engine->huge_stuck)) {
@@ -268,7 +375,8 @@ void memswap_unpin(MemswapEngine *engine, const void *host, uint64_t size)
     memswap_room_made(engine);
 }
 
-int memswap_pin(MemswapEngine *engine, const void *host, uint64_t size)
+int memswap_pin_with(MemswapEngine *engine, const void *host, uint64_t size,
+                     unsigned int flags)
 {
     const uint8_t *at = host;
     PinWait wait = { 0 };
@@ -276,20 +384,21 @@ int memswap_pin(MemswapEngine *engine, const void *host, uint64_t size)
     uint64_t first, end;
 
     while ((block = next_part(engine, &at, &size, &first, &end))) {
-        for (uint64_t page = first; page < end; page++) {
-            int ret = pin_page(block, page, &wait);
+        int ret = pin_part(block, first, end, flags, &wait);
+        uint8_t *begin = memswap_page_host(block, first);
 
-            if (ret) {
-                uint8_t *stop = memswap_page_host(block, page);
-
-                memswap_block_unref(block);
-                if (stop > (uint8_t *)host) {
-                    memswap_unpin(engine, host, stop - (uint8_t *)host);
-                }
-                return ret;
-            }
-        }
         memswap_block_unref(block);
+        if (ret) {
+            if (begin > (uint8_t *)host) {
+                memswap_unpin(engine, host, begin - (uint8_t *)host);
+            }
+            return ret;
+        }
     }
     return 0;
+}
+
+int memswap_pin(MemswapEngine *engine, const void *host, uint64_t size)
+{
+    return memswap_pin_with(engine, host, size, 0);
 }

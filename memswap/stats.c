@@ -34,6 +34,8 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
     *stats = (MemswapStats) {
         .trial = MAX(atomic_load(&engine->trial_pages), 0),
         .pinned = MAX(atomic_load(&engine->pinned), 0),
+        .pin_limit = memswap_pin_bound(engine),
+        .pins_refused = atomic_load(&engine->pins_refused),
         .peak_resident = atomic_load(&engine->peak_charged),
         .evictions = atomic_load(&engine->evictions),
         .refaults = atomic_load(&engine->refaults),

@@ -37,6 +37,13 @@ typedef struct MemswapBlock MemswapBlock;
 /* Below this limit the pool would have no room to compact in. */
 #define MEMSWAP_MIN_POOL_LIMIT (4ULL * 1024 * 1024)
 
+/*
+ * With a lower pin limit some requests would never get on.  With blocks of
+ * hugepages it is MEMSWAP_MIN_PIN_LIMIT_HUGETLB.
+ */
+#define MEMSWAP_MIN_PIN_LIMIT (256ULL * 1024)
+#define MEMSWAP_MIN_PIN_LIMIT_HUGETLB (8ULL * 1024 * 1024)
+
 /* What the operator has to hear of; see MemswapHost.event. */
 typedef enum MemswapEvent {
     /* The store refused a page for want of room; eviction pauses. */
@@ -170,6 +177,12 @@ typedef struct MemswapSettings {
      * store is full.
      */
     uint64_t keep_copies;
+    /*
+     * Bytes that may be pinned at a time: at least MEMSWAP_MIN_PIN_LIMIT, at
+     * most the limit; 0: seven eighths of it.  The rest is what everybody else
+     * has to live in.
+     */
+    uint64_t pin_limit;
 } MemswapSettings;
 
 /* How faults reach the engine. */
@@ -248,6 +261,7 @@ typedef struct MemswapStats {
 
     uint64_t trial;        /* part of @resident: unmapped, awaiting a touch */
     uint64_t pinned;       /* bytes with at least one pin */
+    uint64_t pin_limit;    /* what they may be, now */
     uint64_t kept;         /* bytes whose stored copies are kept */
     uint64_t huge;         /* part of @resident: in regions that are huge */
     bool huge_supported;   /* asked for, and the kernel and host can */
@@ -280,6 +294,7 @@ typedef struct MemswapStats {
     /* Huge regions of which only a part was to go, so they are small now. */
     uint64_t splits;
     uint64_t no_hugepages; /* fills that found no hugepage free */
+    uint64_t pins_refused; /* for passing the pin limit */
 
     /*
      * Faults by the time it took to resolve them, from reading the event:
@@ -477,13 +492,33 @@ int memswap_peek(MemswapEngine *engine, const void *host, void *buffer,
  *
  * For whoever hands guest memory to the kernel or to another process.  Waits
  * for fills and evictions under way, never for room when the calling thread
- * may not be held back.  Pins nest; each takes one memswap_unpin() of the
- * same range.
+ * may not be held back.  Pins nest, and may overlap; each takes one
+ * memswap_unpin() of the same range.
  *
- * Returns 0; -EIO if a page is lost, -EFAULT if its block is being removed, in
- * which cases nothing is pinned.
+ * Returns 0; -EIO if a page is lost, -EFAULT if its block is being removed,
+ * -ENOBUFS if more would be pinned than MemswapSettings.pin_limit allows.  In
+ * these cases nothing is pinned.
  */
 int memswap_pin(MemswapEngine *engine, const void *host, uint64_t size);
+
+/* Never -ENOBUFS: for little, and for a moment. */
+#define MEMSWAP_PIN_FORCE 1u
+/*
+ * The pin has no end in sight.  All that is pinned may then be half of the pin
+ * limit, so that I/O finds the other half.
+ */
+#define MEMSWAP_PIN_HOLD  2u
+
+/**
+ * memswap_pin_with: memswap_pin() with flags, MEMSWAP_PIN_*
+ */
+int memswap_pin_with(MemswapEngine *engine, const void *host, uint64_t size,
+                     unsigned int flags);
+
+/**
+ * memswap_pin_room: bytes that could be pinned now before it is refused
+ */
+uint64_t memswap_pin_room(MemswapEngine *engine);
 
 /**
  * memswap_unpin: undo one memswap_pin() of the same range

@@ -261,7 +261,8 @@ static void test_all_pinned(void)
 {
     Harness *h = harness_new(&with_evictor);
 
-    g_assert_cmpint(memswap_pin(h->engine, h->ram.host, MEMSWAP_MIN_LIMIT),
+    g_assert_cmpint(memswap_pin_with(h->engine, h->ram.host,
+                                     MEMSWAP_MIN_LIMIT, MEMSWAP_PIN_FORCE),
                     ==, 0);
     write_pages(h, 0, LIMIT_PAGES + 100);
     g_assert_cmpuint(stats_of(h).overshoots, >, 0);
@@ -370,6 +371,8 @@ static void test_refused(void)
         { .limit = 2 * MIB, .when_full = 2 },
         { .limit = 2 * MIB, .when_full = -1 },
         { .limit = 2 * MIB, .pool_limit = MEMSWAP_MIN_POOL_LIMIT - 1 },
+        { .limit = 2 * MIB, .pin_limit = 2 * MIB + 1 },
+        { .limit = 2 * MIB, .pin_limit = MEMSWAP_MIN_PIN_LIMIT - 1 },
     };
     const uint64_t pinned = MEMSWAP_MIN_LIMIT + 8 * PAGE;
     unsigned int configures = h->store->configures;

@@ -62,7 +62,7 @@ static void test_ranges(void)
 /* Of what the engine doesn't manage nothing is pinned; the rest is. */
 static void test_outside(void)
 {
-    Harness *h = harness_new(&(HarnessOptions) { 0 });
+    Harness *h = harness_new(&(HarnessOptions) { .limit = 16 * MIB });
     Ram outer = ram_new(6 * MIB, 0);
     static char elsewhere[100];
 

@@ -21,7 +21,7 @@ static uint64_t sum(const uint64_t latency[MEMSWAP_LATENCY_BUCKETS])
 static void test_empty(void)
 {
     Harness *h = harness_new(&(HarnessOptions) { .limit = MIB });
-    MemswapStats stats, none = { 0 };
+    MemswapStats stats, none = { .pin_limit = MIB - MIB / 8 };
 
     memset(&stats, 0xff, sizeof(stats));
     memswap_get_stats(h->engine, &stats);
