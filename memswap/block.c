@@ -90,7 +90,7 @@ void memswap_block_moved(MemswapBlock *block, uint64_t page,
         atomic_fetch_sub(&region->resident, 1);
     } else if (to == MEMSWAP_IN_CACHE &&
                atomic_fetch_add(&region->resident, 1) + 1 ==
-               block->region_pages && block->huge) {
+               block->region_pages && memswap_block_may_be_huge(block)) {
         memswap_collapser_kick(block->engine);
     }
     if (block->alias && (from == MEMSWAP_IN_CACHE || to == MEMSWAP_IN_CACHE)) {
@@ -231,33 +231,57 @@ static void adopt_page(MemswapBlock *block, uint64_t page)
     memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
 }
 
-/*
- * Take stock of what was there before the range was registered.  Owning the
- * region keeps a page that was seen from being punched before it is counted.
- */
-static void adopt_pages(MemswapBlock *block)
+/* Owning the region keeps what is seen from being punched before it counts. */
+void memswap_block_adopt(MemswapBlock *block, uint64_t first, uint64_t end)
 {
-    off_t end = block->fd_offset + block->size;
-    off_t at = block->fd_offset;
+    off_t stop = block->fd_offset + (end << block->page_shift);
+    off_t at = block->fd_offset + (first << block->page_shift);
 
     if (block->alias) {
-        memswap_hugetlb_adopt(block);
+        /* one page is one region; SEEK_DATA takes holes for data */
+        memswap_hugetlb_adopt(block, first);
         return;
     }
-    while ((at = lseek(block->fd, at, SEEK_DATA)) >= 0 && at < end) {
-        uint64_t page = (at - block->fd_offset) >> block->page_shift;
-        uint64_t number = page / block->region_pages;
-        uint64_t stop = memswap_region_end(block, number);
+    while ((at = lseek(block->fd, at, SEEK_DATA)) >= 0 && at < stop) {
+        off_t hole = lseek(block->fd, at, SEEK_HOLE);
 
-        memswap_region_own(&block->regions[number]);
-        for (; page < stop; page++) {
-            if (memswap_page_cached(block, page)) {
-                adopt_page(block, page);
-            }
+        if (hole < 0 || hole > stop) {
+            hole = stop;
         }
+        for (; at < hole; at += block->page_size) {
+            adopt_page(block, (at - block->fd_offset) >> block->page_shift);
+        }
+    }
+}
+
+uint64_t memswap_block_next_cached(MemswapBlock *block, uint64_t number)
+{
+    off_t at = block->fd_offset +
+               (memswap_region_first(block, number) << block->page_shift);
+
+    if (block->alias || number >= block->n_regions) {
+        /* SEEK_DATA doesn't say; look at each */
+        return number;
+    }
+    at = lseek(block->fd, at, SEEK_DATA);
+    return at < 0 ? block->n_regions :
+           MIN(((at - block->fd_offset) >> block->page_shift) /
+               block->region_pages, block->n_regions);
+}
+
+/* Take stock of what was there before the range was registered. */
+static void adopt_pages(MemswapBlock *block)
+{
+    uint64_t number = 0;
+
+    while ((number = memswap_block_next_cached(block, number)) <
+           block->n_regions) {
+        memswap_region_own(&block->regions[number]);
+        memswap_block_adopt(block, memswap_region_first(block, number),
+                            memswap_region_end(block, number));
         memswap_huge_adopt(block, number);
         memswap_region_disown(&block->regions[number]);
-        at = block->fd_offset + (stop << block->page_shift);
+        number++;
     }
 }
 
@@ -458,6 +482,7 @@ void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block)
     }
     memswap_uncharge(engine, atomic_load(&block->pages[MEMSWAP_IN_CACHE]) <<
                      block->page_shift);
+    atomic_fetch_sub(&engine->n_retained, atomic_load(&block->retained));
     block_free_arrays(block);
 }
 

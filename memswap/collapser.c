@@ -150,8 +150,8 @@ uint64_t memswap_collapser_pass(MemswapEngine *engine, bool paced, bool tick)
     for (unsigned int i = 0; i < n; i++) {
         MemswapBlock *block = memswap_block_get(engine, i);
 
-        for (uint64_t k = 0; block && block->huge && k < block->n_regions &&
-             !(paced && atomic_load(&engine->stop)) &&
+        for (uint64_t k = 0; block && memswap_block_may_be_huge(block) &&
+             k < block->n_regions && !(paced && atomic_load(&engine->stop)) &&
              !atomic_load(&block->dead); k++) {
             if (worth_it(block, &block->regions[k])) {
                 later += try_region(&pace, block, k, tick);

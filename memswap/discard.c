@@ -7,7 +7,8 @@
  * first, what the guest writes next could be forgotten too.
  *
  * Where there may be a large folio, the region leaves whole first; if it can't
- * now, the pages are zeroed in place, and nothing is punched.
+ * now, or the block is retained, the pages are zeroed in place, and nothing is
+ * punched.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -283,6 +284,10 @@ int memswap_discard(MemswapEngine *engine, const void *host, uint64_t size)
         MemswapRegion *region = &block->regions[number];
 
         memswap_region_own(region);
+        if (memswap_block_retained(block)) {
+            /* what others put there is to go as well */
+            memswap_block_adopt(block, page, stop);
+        }
         if (memswap_region_large(region)) {
             memswap_huge_leave(block, number, page, stop);
         }

@@ -41,6 +41,13 @@ void memswap_event(MemswapEngine *engine, MemswapEvent event,
     }
 }
 
+void memswap_unpinned(MemswapEngine *engine)
+{
+    if (engine->host.unpinned) {
+        engine->host.unpinned(engine->opaque);
+    }
+}
+
 void memswap_trace(MemswapEngine *engine, MemswapTracePoint point,
                    const MemswapBlock *block, uint64_t page, uint64_t arg)
 {
@@ -105,7 +112,7 @@ static uint64_t min_pin_limit(uint64_t largest_page)
 
 static int check_settings(const MemswapSettings *settings,
                           uint64_t largest_page, uint64_t pinned,
-                          uint64_t reserve, char **error)
+                          uint64_t retained, uint64_t reserve, char **error)
 {
     g_autofree char *wrong = NULL;
 
@@ -124,6 +131,10 @@ static int check_settings(const MemswapSettings *settings,
                                 " KiB", min_pin_limit(largest_page) >> 10);
     } else if (settings->pin_limit > settings->limit) {
         wrong = g_strdup("pin-limit must be at most limit");
+    } else if (settings->limit < retained) {
+        wrong = g_strdup_printf("limit must be at least the %" G_GUINT64_FORMAT
+                                " KiB that stay for device processes",
+                                retained >> 10);
     } else if (settings->pool_limit < MEMSWAP_MIN_POOL_LIMIT) {
         wrong = g_strdup_printf("pool-limit must be at least %llu MiB",
                                 MEMSWAP_MIN_POOL_LIMIT >> 20);
@@ -150,7 +161,7 @@ static int check_settings(const MemswapSettings *settings,
 
 bool memswap_settings_in_range(const MemswapSettings *settings, char **error)
 {
-    return !check_settings(settings, 0, 0, 0, error);
+    return !check_settings(settings, 0, 0, 0, 0, error);
 }
 
 /*
@@ -249,6 +260,7 @@ int memswap_set_settings(MemswapEngine *engine,
     g_mutex_lock(&engine->settings_lock);
     ret = check_settings(settings, atomic_load(&engine->largest_page),
                          MAX(atomic_load(&engine->pinned), 0),
+                         settings->limit < limit ? memswap_retained(engine) : 0,
                          engine->reserve_auto ? 0 : engine->reserve_high,
                          error);
     if (!ret) {
@@ -300,7 +312,7 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     MemswapEngine *engine;
     bool hugetlb;
     int uffd;
-    int ret = check_settings(&config->settings, 0, 0,
+    int ret = check_settings(&config->settings, 0, 0, 0,
                              MAX(config->reserve_low, config->reserve_high),
                              error);
 
@@ -342,6 +354,7 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     g_mutex_init(&engine->reclaim_lock);
     g_mutex_init(&engine->stall_lock);
     g_mutex_init(&engine->overflow_lock);
+    g_mutex_init(&engine->retain_lock);
     g_queue_init(&engine->trials);
     engine->removed = g_ptr_array_new_with_free_func(g_free);
     engine->stalled = g_array_new(false, false, sizeof(MemswapStalled));
@@ -417,5 +430,6 @@ void memswap_engine_free(MemswapEngine *engine)
     g_mutex_clear(&engine->reclaim_lock);
     g_mutex_clear(&engine->stall_lock);
     g_mutex_clear(&engine->overflow_lock);
+    g_mutex_clear(&engine->retain_lock);
     g_free(engine);
 }

@@ -313,6 +313,11 @@ uint64_t memswap_evict_pages(MemswapBlock *block, uint64_t *next,
                     block->page_shift;
     uint64_t gone = 0;
 
+    if (memswap_block_retained(block)) {
+        *next = end;
+        return 0;
+    }
+    /* the caller owns the region, so nobody begins to expose it meanwhile */
     run.data = block->alias ? memswap_hugetlb_take_buffer(block->engine) :
                (small = g_malloc(run_pages << block->page_shift));
     while (*next < end && left) {

@@ -435,6 +435,10 @@ uint64_t memswap_huge_leave(MemswapBlock *block, uint64_t number,
         .data = data,
     };
 
+    if (memswap_block_retained(block)) {
+        /* what others write meanwhile would be lost */
+        return 0;
+    }
     for (uint64_t i = 0; i < n; i++) {
         pages[i].place = MEMSWAP_IN_CACHE;
     }

@@ -196,7 +196,8 @@ int memswap_huge_collapse(MemswapBlock *block, uint64_t number)
     Taken taken;
     int ret;
 
-    if (!take_all(block, first, &taken)) {
+    if (!memswap_block_may_be_huge(block) ||
+        !take_all(block, first, &taken)) {
         return -EBUSY;
     }
     huge_change(region, MEMSWAP_HUGE_WARM, MEMSWAP_HUGE_FOLIO);
@@ -404,7 +405,8 @@ bool memswap_huge_keep(MemswapBlock *block, uint64_t number)
     MemswapRegion *region = &block->regions[number];
     bool pinned, keep;
 
-    if (!block->huge || (huge_bits(region) & MEMSWAP_HUGE_REST) ||
+    if (!memswap_block_may_be_huge(block) ||
+        (huge_bits(region) & MEMSWAP_HUGE_REST) ||
         atomic_load(&region->resident) != block->region_pages) {
         return false;
     }

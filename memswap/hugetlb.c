@@ -194,7 +194,7 @@ void memswap_hugetlb_close(MemswapBlock *block)
 }
 
 /* A page that was there before us stays ABSENT if nothing maps it. */
-static void adopt_page(MemswapBlock *block, uint64_t page)
+void memswap_hugetlb_adopt(MemswapBlock *block, uint64_t page)
 {
     uint64_t absent = MEMSWAP_ABSENT;
     int ret;
@@ -213,17 +213,6 @@ static void adopt_page(MemswapBlock *block, uint64_t page)
     memswap_charge(block->engine, HUGE_SIZE, true);
     memswap_block_moved(block, page, MEMSWAP_IN_NONE, MEMSWAP_IN_CACHE);
     memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
-}
-
-void memswap_hugetlb_adopt(MemswapBlock *block)
-{
-    for (uint64_t page = 0; page < block->n_pages; page++) {
-        MemswapRegion *region = memswap_page_region(block, page);
-
-        memswap_region_own(region);
-        adopt_page(block, page);
-        memswap_region_disown(region);
-    }
 }
 
 int memswap_hugetlb_write(MemswapBlock *block, uint64_t page,

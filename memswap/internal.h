@@ -6,6 +6,7 @@
  * system call.  (With no evictors it reclaims as well, and takes what reclaim
  * takes.)
  *
+ *   retain_lock        who retains blocks, and releases them
  *   region ownership   one at a time a region: trial, eviction, collapse,
  *                      discard; a fault only tries, and does without
  *   reclaim_lock       the queues of offers and of trials
@@ -150,6 +151,7 @@ struct MemswapBlock {
      */
     _Atomic uint32_t refs;
     _Atomic bool dead;
+    _Atomic uint32_t retained;  /* nothing leaves; see retain.c */
     _Atomic int64_t pages[MEMSWAP_PLACE__MAX];
     _Atomic uint64_t regions_touched;
 };
@@ -353,6 +355,9 @@ struct MemswapEngine {
     GMutex overflow_lock;
     GHashTable *overflow;           /* word's address -> GSIZE pin count */
 
+    GMutex retain_lock;             /* writers of MemswapBlock.retained */
+    _Atomic uint32_t n_retained;    /* the sum of these */
+
     /* Counters; see MemswapStats. */
     _Atomic int64_t trial_pages;    /* bytes on trial */
     /* bytes with a pin, or about to have one; see pin.c */
@@ -390,6 +395,8 @@ int memswap_admit_page_size(MemswapEngine *engine, uint64_t page_size,
 int64_t memswap_now(MemswapEngine *engine);
 void memswap_event(MemswapEngine *engine, MemswapEvent event,
                    const MemswapBlock *block, uint64_t page);
+/* A pin of our own has ended; called with no lock but retain_lock. */
+void memswap_unpinned(MemswapEngine *engine);
 void memswap_trace(MemswapEngine *engine, MemswapTracePoint point,
                    const MemswapBlock *block, uint64_t page, uint64_t arg);
 
@@ -401,6 +408,16 @@ MemswapBlock *memswap_block_find(MemswapEngine *engine, const void *host);
 MemswapBlock *memswap_block_get(MemswapEngine *engine, unsigned int slot);
 MemswapBlock *memswap_block_ref(MemswapBlock *block);
 void memswap_block_unref(MemswapBlock *block);
+/*
+ * Take in those of pages [first, end) of one region, which the caller owns,
+ * that are in the page cache although nobody told us.
+ */
+void memswap_block_adopt(MemswapBlock *block, uint64_t first, uint64_t end);
+/*
+ * The first region from @number on that may have pages in the page cache;
+ * n_regions if there is none.
+ */
+uint64_t memswap_block_next_cached(MemswapBlock *block, uint64_t number);
 /* A page at rest counts elsewhere now. */
 void memswap_block_moved(MemswapBlock *block, uint64_t page,
                          MemswapPlace from, MemswapPlace to);
@@ -434,6 +451,20 @@ static inline uint64_t memswap_page_owner(const MemswapBlock *block,
 {
     return (uint64_t)block->slot << MEMSWAP_OWNER_SHIFT | page;
 }
+
+/* retain.c */
+
+/*
+ * Does all of the block's memory stay?  Who takes some out asks, owning its
+ * region.
+ */
+static inline bool memswap_block_retained(const MemswapBlock *block)
+{
+    return atomic_load(&block->retained) > 0;
+}
+
+/* Bytes that are, or have to be, resident for that reason. */
+uint64_t memswap_retained(MemswapEngine *engine);
 
 /* region.c */
 bool memswap_region_try_own(MemswapRegion *region);
@@ -934,8 +965,8 @@ const char *memswap_hugetlb_check(MemswapEngine *engine, int fd,
 int memswap_hugetlb_open(MemswapBlock *block);
 void memswap_hugetlb_close(MemswapBlock *block);
 void memswap_hugetlb_free(MemswapEngine *engine);
-/* Take stock of the pages that are there already. */
-void memswap_hugetlb_adopt(MemswapBlock *block);
+/* Take in a page if it is there.  The caller owns its region. */
+void memswap_hugetlb_adopt(MemswapBlock *block, uint64_t page);
 /*
  * A buffer for a hugepage's content: allocates nothing, takes no lock, waits
  * for nobody but who holds one.
@@ -960,6 +991,12 @@ void memswap_hugetlb_short(MemswapBlock *block, uint64_t page);
 static inline bool memswap_hugetlb_wanted(MemswapEngine *engine)
 {
     return atomic_load(&engine->hugetlb.wanted) > 0;
+}
+
+/* May its regions become huge? */
+static inline bool memswap_block_may_be_huge(const MemswapBlock *block)
+{
+    return block->huge && !memswap_block_retained(block);
 }
 
 /* evictor.c */

@@ -169,6 +169,7 @@ static bool claim(MemswapBlock *block, uint64_t number, bool pass)
     MemswapRegion *region = &block->regions[number];
 
     return atomic_load(&region->resident) &&
+           !memswap_block_retained(block) &&
            (!memswap_pass_by(region) || !pass) && queue_region(region);
 }
 
@@ -176,7 +177,8 @@ bool memswap_offers_claim(MemswapBlock *block, uint64_t number)
 {
     MemswapRegion *region = &block->regions[number];
 
-    return atomic_load(&region->resident) && queue_region(region);
+    return atomic_load(&region->resident) &&
+           !memswap_block_retained(block) && queue_region(region);
 }
 
 static MemswapBlock *take_offer(MemswapEngine *engine, unsigned int flags,
@@ -208,7 +210,8 @@ static MemswapBlock *take_offer(MemswapEngine *engine, unsigned int flags,
 
 bool memswap_reclaims_from(const MemswapBlock *block, unsigned int flags)
 {
-    return block->alias || !(flags & MEMSWAP_RECLAIM_HUGETLB);
+    return (block->alias || !(flags & MEMSWAP_RECLAIM_HUGETLB)) &&
+           !memswap_block_retained(block);
 }
 
 /* NULL after going around without finding one. */

@@ -61,7 +61,9 @@ static int peek_cached(const Peek *peek)
     }
     state = memswap_word_state(memswap_word_load(&block->words[peek->page]));
     /* a hole reads as zeroes: look whether it has become one */
-    return state == MEMSWAP_RESIDENT || state == MEMSWAP_TRIAL ? 0 : -EAGAIN;
+    return state == MEMSWAP_RESIDENT || state == MEMSWAP_TRIAL ||
+           (state == MEMSWAP_ABSENT && memswap_block_retained(block)) ?
+           0 : -EAGAIN;
 }
 
 /* The page repeats 32 bits. */
@@ -107,6 +109,10 @@ static int peek_page(const Peek *peek)
 
     switch (memswap_word_state(word)) {
     case MEMSWAP_ABSENT:
+        if (memswap_block_retained(peek->block)) {
+            /* others may have put something there; a hole reads as zeroes */
+            return peek_cached(peek);
+        }
         memset(peek->buffer, 0, peek->size);
         return 0;
     case MEMSWAP_RESIDENT:

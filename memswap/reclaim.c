@@ -149,7 +149,8 @@ uint64_t memswap_reclaim_pages(MemswapBlock *block, uint64_t first,
     MemswapRegion *region = &block->regions[number];
     uint64_t gone = 0;
 
-    if (first == end || !memswap_region_try_own(region)) {
+    if (first == end || memswap_block_retained(block) ||
+        !memswap_region_try_own(region)) {
         return 0;
     }
     if (!memswap_region_large(region)) {
@@ -171,7 +172,8 @@ void memswap_trial_range(MemswapBlock *block, uint64_t first, uint64_t end)
     uint64_t number = first / block->region_pages;
     MemswapRegion *region = &block->regions[number];
 
-    if (first == end || !memswap_region_try_own(region)) {
+    if (first == end || memswap_block_retained(block) ||
+        !memswap_region_try_own(region)) {
         return;
     }
     if (!memswap_region_large(region)) {
@@ -227,7 +229,8 @@ static void trial_free(MemswapTrial *entry)
 static void trial_queue(MemswapEngine *engine, MemswapTrial *entry,
                         bool first)
 {
-    if (atomic_load(&entry->block->dead)) {
+    if (atomic_load(&entry->block->dead) ||
+        memswap_block_retained(entry->block)) {
         trial_free(entry);
     } else if (first) {
         g_queue_push_head(&engine->trials, entry);

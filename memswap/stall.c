@@ -42,9 +42,10 @@ bool memswap_limit_is_soft(MemswapEngine *engine)
     }
     /*
      * With all of the limit pinned, holding back would last until unpinned.
-     * A pin in a huge region keeps all of it.
+     * A pin in a huge region keeps all of it.  So does who retains a block.
      */
-    return atomic_load(&engine->pinned) + atomic_load(&engine->huge_stuck) +
+    return atomic_load(&engine->pinned) +
+           atomic_load(&engine->huge_stuck) + memswap_retained(engine) +
            memswap_min_limit(engine) / 2 >= atomic_load(&engine->limit);
 }
 

@@ -50,6 +50,7 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
         .readahead = atomic_load(&engine->n_readahead),
         .unchanged = atomic_load(&engine->n_unchanged),
         .kept = MAX(atomic_load(&engine->kept), 0),
+        .retained = memswap_retained(engine),
         .huge_supported = engine->huge,
         .collapses = atomic_load(&engine->collapses),
         .collapse_failures = atomic_load(&engine->collapse_failures),

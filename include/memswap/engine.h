@@ -121,6 +121,11 @@ typedef struct MemswapHost {
     void (*trace)(void *opaque, MemswapTracePoint point, const char *block,
                   uint64_t offset, uint64_t arg);
     /*
+     * A pin of the engine's own has ended, which was for a moment, and that
+     * others may have been refused for: see memswap_pin().
+     */
+    void (*unpinned)(void *opaque);
+    /*
      * Who is thread @tid (0: the calling one), in the middle of a fault, or
      * just after it, at @host?  Called only for policies that want to hear of
      * faults.
@@ -264,6 +269,8 @@ typedef struct MemswapStats {
     uint64_t pin_limit;    /* what they may be, now */
     uint64_t kept;         /* bytes whose stored copies are kept */
     uint64_t huge;         /* part of @resident: in regions that are huge */
+    /* part of @resident: in blocks that are retained; more while they begin */
+    uint64_t retained;
     bool huge_supported;   /* asked for, and the kernel and host can */
     uint64_t peak_resident;
     uint64_t metadata;     /* bytes of page words and region state in use */
@@ -524,6 +531,32 @@ uint64_t memswap_pin_room(MemswapEngine *engine);
  * memswap_unpin: undo one memswap_pin() of the same range
  */
 void memswap_unpin(MemswapEngine *engine, const void *host, uint64_t size);
+
+/**
+ * memswap_retain: bring all of a block back, and keep all of it resident
+ * @host: any address in the block
+ * @error: as in memswap_engine_new()
+ *
+ * For a process that has the block's memory mapped by itself, whose touches
+ * nobody reports: it must not have it before this returns, nor any more when
+ * memswap_release() is called.  What that process touches first is made by the
+ * kernel, and counted later.  Discards go on; so does the rest of memory.
+ * Nests.  Takes as long as what is out takes to come back; waits like
+ * memswap_pin().
+ *
+ * Returns 0; -ENOENT if @host is in no managed block; -ENOSPC if the limit is
+ * too low for what would stay, or free hugepages are too few; -EIO if a page is
+ * lost; -EFAULT if the block is being removed.  On errors nothing is retained.
+ */
+int memswap_retain(MemswapEngine *engine, const void *host, char **error);
+
+/**
+ * memswap_release: undo one memswap_retain() of the same block
+ *
+ * Takes stock of what others made in the block, so that it can leave.  What is
+ * in no managed block is ignored: removal of a block ends it as well.
+ */
+void memswap_release(MemswapEngine *engine, const void *host);
 
 /**
  * memswap_discard: forget the contents of a range of one block

@@ -158,18 +158,27 @@ void harness_settle(Harness *h)
     wait_until(!atomic_load(&h->engine->helpers.busy));
 }
 
+static void host_unpinned(void *opaque)
+{
+    Harness *h = opaque;
+
+    atomic_fetch_add(&h->n_unpinned, 1);
+}
+
 Harness *harness_new(const HarnessOptions *options)
 {
     static const MemswapHost plain = {
         .may_hold_back = host_may_hold_back,
         .event = host_event,
         .trace = host_trace,
+        .unpinned = host_unpinned,
     };
     static const MemswapHost with_clock = {
         .clock_ns = host_clock,
         .may_hold_back = host_may_hold_back,
         .event = host_event,
         .trace = host_trace,
+        .unpinned = host_unpinned,
     };
     Harness *h = g_new0(Harness, 1);
     MemswapConfig config = {

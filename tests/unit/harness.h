@@ -72,6 +72,7 @@ typedef struct Harness {
     _Atomic uint64_t event_offset;
     _Atomic unsigned int traces[MEMSWAP_TRACE_STALL + 1];
     _Atomic unsigned int n_stall_traces;
+    _Atomic unsigned int n_unpinned;
     uint64_t stall_traces[16];  /* offsets of the first stalls served */
     _Atomic bool may_not_hold_back;
     _Atomic int64_t clock;

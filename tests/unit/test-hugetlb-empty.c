@@ -112,6 +112,25 @@ static void test_hint(void)
     harness_short_free(h);
 }
 
+/* What is to stay has to fit into the host's pool as well. */
+static void test_retain(void)
+{
+    Harness *h = harness_short(POOL, 0);
+    g_autofree char *error = NULL;
+
+    for (uint64_t page = 0; page < PAGES; page++) {
+        huge_fill(h, page, number_of(page));
+    }
+    g_assert_cmpint(memswap_retain(h->engine, h->ram.host, &error), ==,
+                    -ENOSPC);
+    g_assert_nonnull(strstr(error, "free hugepages"));
+    g_assert_cmpuint(atomic_load(&h->engine->n_retained), ==, 0);
+    for (uint64_t page = 0; page < PAGES; page++) {
+        huge_check(h, page, number_of(page));
+    }
+    harness_short_free(h);
+}
+
 /* Told again after a minute. */
 static void test_event(void)
 {
@@ -433,6 +452,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/hugetlb-empty/direct", test_direct);
     g_test_add_func("/hugetlb-empty/hint", test_hint);
+    g_test_add_func("/hugetlb-empty/retain", test_retain);
     g_test_add_func("/hugetlb-empty/event", test_event);
     g_test_add_func("/hugetlb-empty/evictors", test_evictors);
     g_test_add_func("/hugetlb-empty/all-pinned", test_all_pinned);

@@ -591,6 +591,48 @@ static void test_ranges(void)
     harness_free(h);
 }
 
+/* Retained: all is there for who maps it, and what that one makes counts. */
+static void test_retain(void)
+{
+    Harness *h = harness_hugetlb(LIMIT);
+    uint8_t *other = mmap(NULL, h->ram.size, PROT_READ | PROT_WRITE,
+                          MAP_SHARED | MAP_NORESERVE, h->ram.fd, 0);
+    uint8_t first[HUGE_SIZE / HUGE_PARTS];
+
+    g_assert_true(other != MAP_FAILED);
+    write_huge(h, 4);
+    evict_all(h);
+    g_assert_cmpint(memswap_retain(h->engine, h->ram.host, NULL), ==, 0);
+    g_assert_cmpuint(stats_of(h).resident, ==, 4 * HUGE_SIZE);
+    g_assert_cmpint(memcmp(other, huge_host(h, 0), 4 * HUGE_SIZE), ==, 0);
+    memcpy(first, other + HUGE_SIZE, sizeof(first));
+    memcpy(other + 6 * HUGE_SIZE, other + 3 * HUGE_SIZE, HUGE_SIZE);
+    evict_all(h);
+    g_assert_cmpuint(stats_of(h).stored, ==, 0);
+
+    memswap_release(h->engine, h->ram.host);
+    g_assert_cmpuint(stats_of(h).resident, ==, 5 * HUGE_SIZE);
+    harness_check(h);
+    evict_all(h);
+    g_assert_cmpuint(stats_of(h).resident, ==, 0);
+    check_huge(h, 4);
+    g_assert_cmpint(memcmp(huge_host(h, 6), huge_host(h, 3), HUGE_SIZE), ==,
+                    0);
+
+    g_assert_cmpint(memswap_retain(h->engine, h->ram.host, NULL), ==, 0);
+    memset(other + 8 * HUGE_SIZE, 1, HUGE_SIZE);
+    g_assert_cmpint(memswap_discard(h->engine, huge_host(h, 1),
+                                    8 * HUGE_SIZE), ==, 0);
+    g_assert_cmpuint(stats_of(h).resident, ==, HUGE_SIZE);
+    huge_check(h, 8, 0);
+    huge_check(h, 0, 1);
+    g_assert_cmpint(memcmp(first, other + HUGE_SIZE, sizeof(first)), !=, 0);
+    memswap_release(h->engine, h->ram.host);
+    munmap(other, h->ram.size);
+    memswap_discard(h->engine, h->ram.host, h->ram.size);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -612,6 +654,7 @@ int main(int argc, char **argv)
     g_test_add_func("/hugetlb/store-full", test_store_full);
     g_test_add_func("/hugetlb/lost", test_lost);
     g_test_add_func("/hugetlb/failures", test_failures);
+    g_test_add_func("/hugetlb/retain", test_retain);
     g_test_add_func("/hugetlb/refused", test_refused);
     g_test_add_func("/hugetlb/free", test_free_hugepages);
     return g_test_run();
