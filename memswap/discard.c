@@ -26,7 +26,7 @@ static int discard_content(MemswapBlock *block, uint64_t page)
                               block->engine->hugetlb.zeroes : small);
 }
 
-/* Pages in DISCARDING that can't be punched, in a large folio. */
+/* Pages in DISCARDING that can't be punched: used, or in a large folio. */
 static int discard_in_place(MemswapBlock *block, uint64_t first,
                             uint64_t end)
 {
@@ -86,7 +86,11 @@ void memswap_discard_filled(MemswapBlock *block, uint64_t page)
         memswap_copy_forget(block, old);
     }
     /* a failure leaves the page to the discard that waits for us */
-    discard_punch(block, page, page + 1);
+    if (memswap_shared_take(block, page)) {
+        discard_punch(block, page, page + 1);
+    } else {
+        discard_in_place(block, page, page + 1);
+    }
 }
 
 /* A page with nothing in the page cache that counts. */
@@ -176,6 +180,11 @@ static Left discard_page(MemswapBlock *block, uint64_t page, int *ret)
                 }
                 if (old & MEMSWAP_WORD_KEPT) {
                     memswap_copy_forget(block, old);
+                }
+                if (!memswap_shared_take(block, page)) {
+                    /* as if we had pinned it */
+                    *ret = discard_in_place(block, page, page + 1);
+                    return LEFT_NOTHING;
                 }
                 return LEFT_PUNCH;
             }

@@ -355,6 +355,8 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     g_mutex_init(&engine->stall_lock);
     g_mutex_init(&engine->overflow_lock);
     g_mutex_init(&engine->retain_lock);
+    g_mutex_init(&engine->clients_lock);
+    engine->clients = g_ptr_array_new();
     g_queue_init(&engine->trials);
     engine->removed = g_ptr_array_new_with_free_func(g_free);
     engine->stalled = g_array_new(false, false, sizeof(MemswapStalled));
@@ -431,5 +433,7 @@ void memswap_engine_free(MemswapEngine *engine)
     g_mutex_clear(&engine->stall_lock);
     g_mutex_clear(&engine->overflow_lock);
     g_mutex_clear(&engine->retain_lock);
+    g_mutex_clear(&engine->clients_lock);
+    g_ptr_array_unref(engine->clients);
     g_free(engine);
 }

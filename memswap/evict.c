@@ -275,20 +275,33 @@ static unsigned int run_evict(Run *run)
     return run_settle(run);
 }
 
+/* Take a page on trial, unless somebody uses it. */
+static bool run_take(Run *run, uint64_t page)
+{
+    MemswapWord *word = &run->block->words[page];
+    uint64_t old = memswap_word_load(word);
+
+    if (memswap_word_state(old) != MEMSWAP_TRIAL || memswap_word_pins(old) ||
+        !memswap_word_cas(word, &old, memswap_word_with_state(
+                                          old, MEMSWAP_EVICTING))) {
+        return false;
+    }
+    if (memswap_shared_take(run->block, page)) {
+        return true;
+    }
+    memswap_page_call_off(word);
+    memswap_page_settle(run->block, page, MEMSWAP_TRIAL,
+                        old & MEMSWAP_AHEAD_MASK, 0);
+    return false;
+}
+
 /* Take ownership of the next pages on trial that lie side by side. */
 static void run_gather(Run *run, uint64_t *next, uint64_t end,
                        unsigned int max)
 {
     run->n = 0;
     while (*next < end && run->n < max) {
-        MemswapWord *word = &run->block->words[*next];
-        uint64_t old = memswap_word_load(word);
-
-        if (memswap_word_state(old) == MEMSWAP_TRIAL &&
-            !memswap_word_pins(old) &&
-            memswap_word_cas(word, &old,
-                             memswap_word_with_state(old,
-                                                     MEMSWAP_EVICTING))) {
+        if (run_take(run, *next)) {
             if (!run->n) {
                 run->first = *next;
             }

@@ -129,6 +129,18 @@ static bool take_others(Leave *leave)
     return true;
 }
 
+/* Does no device process use any of them? */
+static bool take_shared(Leave *leave)
+{
+    for (uint64_t i = 0; i < leave->n; i++) {
+        if (leave->pages[i].cached &&
+            !memswap_shared_take(leave->block, leave->first + i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Read what was taken in this round: run by run.  False if one can't be. */
 static bool read_pages(Leave *leave, bool *read)
 {
@@ -444,7 +456,9 @@ uint64_t memswap_huge_leave(MemswapBlock *block, uint64_t number,
     }
     if (evict) {
         take_cold(&leave);
-        if (!read_pages(&leave, read) || !store_cold(&leave, resident)) {
+        /* before they are read: who uses one from then on has to ask */
+        if (!take_shared(&leave) || !read_pages(&leave, read) ||
+            !store_cold(&leave, resident)) {
             call_off(&leave);
             return 0;
         }
@@ -457,7 +471,7 @@ uint64_t memswap_huge_leave(MemswapBlock *block, uint64_t number,
         memset(read + drop, true, drop_end - drop);
     }
     /* Zapped before it is read: what is warm is being written to. */
-    if (!take_others(&leave) ||
+    if (!take_others(&leave) || !take_shared(&leave) ||
         madvise(memswap_page_host(block, leave.first), MEMSWAP_REGION_SIZE,
                 MADV_DONTNEED) ||
         !read_pages(&leave, read)) {

@@ -381,15 +381,22 @@ void memswap_huge_count_stuck(MemswapEngine *engine)
     unsigned int n = atomic_load(&engine->n_slots);
     uint64_t stuck = 0;
 
-    for (unsigned int i = 0; i < n && atomic_load(&engine->pinned) > 0; i++) {
+    for (unsigned int i = 0; i < n; i++) {
         MemswapBlock *block = memswap_block_get(engine, i);
 
-        for (uint64_t k = 0; block && block->huge && k < block->n_regions;
-             k++) {
+        for (uint64_t k = 0; block && block->huge && k < block->n_regions &&
+             (atomic_load(&engine->pinned) > 0 ||
+              memswap_block_shared(block)); k++) {
             bool pinned = false;
 
-            if (memswap_region_large(&block->regions[k])) {
-                count_cold(block, k, &pinned);
+            if (!memswap_region_large(&block->regions[k])) {
+                continue;
+            }
+            count_cold(block, k, &pinned);
+            if (!pinned && memswap_block_shared(block) &&
+                memswap_region_try_own(&block->regions[k])) {
+                pinned = memswap_shared_uses(block, k);
+                memswap_region_disown(&block->regions[k]);
             }
             stuck += pinned ? MEMSWAP_REGION_SIZE : 0;
         }

@@ -6,6 +6,7 @@
  * system call.  (With no evictors it reclaims as well, and takes what reclaim
  * takes.)
  *
+ *   clients_lock       the device processes that pin; before their own locks
  *   retain_lock        who retains blocks, and releases them
  *   region ownership   one at a time a region: trial, eviction, collapse,
  *                      discard; a fault only tries, and does without
@@ -54,6 +55,8 @@
 /* The default reclaimer comes after all other policies. */
 #define MEMSWAP_DEFAULT_SLOT MEMSWAP_MAX_POLICIES
 #define MEMSWAP_POLICY_SLOTS (MEMSWAP_MAX_POLICIES + 1)
+/* Device processes that share one block. */
+#define MEMSWAP_MAX_TABLES MEMSWAP_MAX_CLIENTS
 /* A store's owner names a page by its block's slot and its number in it. */
 #define MEMSWAP_OWNER_SHIFT 40
 
@@ -124,6 +127,8 @@ typedef struct MemswapSample {
     _Atomic uint32_t unmapped_at;
 } MemswapSample;
 
+typedef struct MemswapTable MemswapTable;
+
 struct MemswapBlock {
     MemswapEngine *engine;
     char *name;
@@ -152,6 +157,9 @@ struct MemswapBlock {
     _Atomic uint32_t refs;
     _Atomic bool dead;
     _Atomic uint32_t retained;  /* nothing leaves; see retain.c */
+    /* what device processes have pinned; see shared-pins.c */
+    _Atomic uint32_t n_tables;
+    _Atomic(MemswapTable *) tables[MEMSWAP_MAX_TABLES];
     _Atomic int64_t pages[MEMSWAP_PLACE__MAX];
     _Atomic uint64_t regions_touched;
 };
@@ -355,6 +363,14 @@ struct MemswapEngine {
     GMutex overflow_lock;
     GHashTable *overflow;           /* word's address -> GSIZE pin count */
 
+    GMutex clients_lock;
+    GPtrArray *clients;             /* of MemswapClient, under the lock */
+    _Atomic uint32_t n_clients;     /* of these */
+    /* bytes they had pinned, what they were given since, when to look again */
+    _Atomic uint64_t shared_pinned;
+    _Atomic uint64_t shared_given;
+    _Atomic int64_t shared_look_at;
+
     GMutex retain_lock;             /* writers of MemswapBlock.retained */
     _Atomic uint32_t n_retained;    /* the sum of these */
 
@@ -465,6 +481,24 @@ static inline bool memswap_block_retained(const MemswapBlock *block)
 
 /* Bytes that are, or have to be, resident for that reason. */
 uint64_t memswap_retained(MemswapEngine *engine);
+
+/* shared-pins.c */
+
+/*
+ * A page that the caller owns, with its region, in a state in which nobody can
+ * pin it, is about to leave the page cache.  False if a device process uses
+ * it: then it must stay.  Else none does, until the page is in again.
+ */
+bool memswap_shared_take(MemswapBlock *block, uint64_t page);
+/* Does one use a page of the region?  Its owner asks. */
+bool memswap_shared_uses(MemswapBlock *block, uint64_t number);
+/* Bytes that they use, as of not long ago. */
+uint64_t memswap_shared_pinned(MemswapEngine *engine);
+/* Is the block shared with processes that say what they use? */
+static inline bool memswap_block_shared(const MemswapBlock *block)
+{
+    return atomic_load(&block->n_tables) > 0;
+}
 
 /* region.c */
 bool memswap_region_try_own(MemswapRegion *region);
@@ -996,7 +1030,8 @@ static inline bool memswap_hugetlb_wanted(MemswapEngine *engine)
 /* May its regions become huge? */
 static inline bool memswap_block_may_be_huge(const MemswapBlock *block)
 {
-    return block->huge && !memswap_block_retained(block);
+    return block->huge && !memswap_block_retained(block) &&
+           !memswap_block_shared(block);
 }
 
 /* evictor.c */

@@ -43,8 +43,10 @@ bool memswap_limit_is_soft(MemswapEngine *engine)
     /*
      * With all of the limit pinned, holding back would last until unpinned.
      * A pin in a huge region keeps all of it.  So does who retains a block.
+     * What is pinned for several reasons counts as often, so the limit may be
+     * passed too early.
      */
-    return atomic_load(&engine->pinned) +
+    return atomic_load(&engine->pinned) + memswap_shared_pinned(engine) +
            atomic_load(&engine->huge_stuck) + memswap_retained(engine) +
            memswap_min_limit(engine) / 2 >= atomic_load(&engine->limit);
 }

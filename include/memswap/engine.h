@@ -558,6 +558,83 @@ int memswap_retain(MemswapEngine *engine, const void *host, char **error);
  */
 void memswap_release(MemswapEngine *engine, const void *host);
 
+/*
+ * A device process that maps blocks by itself, and says which of their pages
+ * it uses; see docs/interop/vhost-user-memswap.rst.
+ */
+typedef struct MemswapClient MemswapClient;
+
+/* So many at a time can have a block for certain. */
+#define MEMSWAP_MAX_CLIENTS 16
+
+/* What such a process has to be given for a block. */
+typedef struct MemswapShared {
+    int fd;                /* the table's file; stays the client's */
+    uint64_t file;         /* its number, for memswap_client_pin() */
+    void *host;            /* of the page whose word is the first */
+    uint64_t page_size;    /* bytes; there is a word of 4 bytes for each */
+} MemswapShared;
+
+/**
+ * memswap_client_new: a device process is about to come
+ *
+ * To be freed before the engine.
+ */
+MemswapClient *memswap_client_new(MemswapEngine *engine);
+
+/**
+ * memswap_client_free: it is gone
+ *
+ * It can't touch the memory any more, nor is anybody in a function with
+ * @client.  What it had pinned may leave again.
+ */
+void memswap_client_free(MemswapClient *client);
+
+/**
+ * memswap_client_share: make, or find, the process's table for a block
+ * @host: any address in the block
+ *
+ * From when it has the block's memory it touches only what it has pinned.
+ * Returns 0; -ENOENT if @host is in no managed block; -EUSERS if too many
+ * processes share the block; -ENOMEM.
+ */
+int memswap_client_share(MemswapClient *client, const void *host,
+                         MemswapShared *shared);
+
+/**
+ * memswap_client_pin: the process asks for pages that are out
+ * @file: number of the table's file
+ * @offset: bytes, of the first page's word in the file
+ * @words: number of pages
+ * @flags: MEMSWAP_CLIENT_BOUNDED..., of memswap/client.h
+ *
+ * Brings them in, says so in the table, and counts each once for the process;
+ * waits like memswap_pin().  The arguments may be anything.  Returns 0, or,
+ * with nothing pinned, -EINVAL, or what memswap_pin() returned, or -ENOENT if
+ * the block was removed; -ENOBUFS only as the flags say.  The bound is that of
+ * memswap_pin(); pages that are in already are pinned without being asked for,
+ * and can pass it, but not the limit.
+ */
+int memswap_client_pin(MemswapClient *client, uint32_t file, uint64_t offset,
+                       uint32_t words, uint32_t flags);
+
+/**
+ * memswap_client_serve: answer the process's requests, until it is gone
+ * @fd: a connected socket of type SOCK_SEQPACKET; stays the caller's
+ *
+ * In a thread that has nothing else to do; shutdown() of the socket ends it.
+ * Returns 0 when there is nobody at the other end, -EINVAL if that one breaks
+ * the rules, or another negative errno.
+ */
+int memswap_client_serve(MemswapClient *client, int fd);
+
+/**
+ * memswap_client_pinned: how many bytes the process has pinned now
+ *
+ * Looks at all of its tables.
+ */
+uint64_t memswap_client_pinned(MemswapClient *client);
+
 /**
  * memswap_discard: forget the contents of a range of one block
  * @host: aligned to the block's page size

@@ -1,0 +1,628 @@
+/*
+ * Tests of pins that a device process takes in shared memory
+ *
+ * The process is a real one, with a mapping of its own.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "device.h"
+#include "huge-ram.h"
+#include "meeting.h"
+#include "memswap/client.h"
+
+static void pin(Device *device, uint64_t page, uint64_t n)
+{
+    g_assert_cmpint(device_do(device, DEVICE_PIN, page, n), ==, 0);
+}
+
+static void unpin(Device *device, uint64_t page, uint64_t n)
+{
+    device_do(device, DEVICE_UNPIN, page, n);
+}
+
+static uint64_t reclaim(Harness *h)
+{
+    /* no page that was touched before is to be in the handler's hands */
+    harness_settle(h);
+    return memswap_reclaim(h->engine, h->ram.size);
+}
+
+/* --- what a pin does --------------------------------------------------- */
+
+/* It brings pages in, and they stay as long as it lasts. */
+static void test_pin(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    Device *device = device_new(h);
+    unsigned int faults;
+
+    write_pages(h, 0, 40);
+    g_assert_cmpuint(reclaim(h), ==, 40 * PAGE);
+    pin(device, 10, 5);
+    for (uint64_t page = 10; page < 15; page++) {
+        g_assert_cmphex(device_word(device, page), ==, MEMSWAP_CLIENT_IN | 1);
+        g_assert_cmpint(device_do(device, DEVICE_READ, page, 0), ==,
+                        2 * page + 1);
+    }
+    g_assert_cmphex(device_word(device, 9), ==, 0);
+    g_assert_cmpuint(stats_of(h).pinned, ==, 0);
+    g_assert_cmpuint(memswap_client_pinned(device_client(device)), ==,
+                     5 * PAGE);
+    g_assert_cmpuint(reclaim(h), ==, 0);
+    /* what it writes is there */
+    device_do(device, DEVICE_WRITE, 12, 77);
+    ram_check(h, 12, 77);
+
+    /* they nest, and overlap */
+    faults = atomic_load(&h->store->gets);
+    pin(device, 12, 1);
+    g_assert_cmphex(device_word(device, 12), ==, MEMSWAP_CLIENT_IN | 2);
+    g_assert_cmpuint(atomic_load(&h->store->gets), ==, faults);
+    unpin(device, 10, 5);
+    g_assert_cmpuint(reclaim(h), ==, 4 * PAGE);
+    g_assert_cmphex(device_word(device, 12), ==, MEMSWAP_CLIENT_IN | 1);
+    g_assert_cmphex(device_word(device, 11), ==, 0);
+    unpin(device, 12, 1);
+    /* unpinned, it is in until it has left */
+    g_assert_cmphex(device_word(device, 12), ==, MEMSWAP_CLIENT_IN);
+    g_assert_cmpuint(reclaim(h), ==, PAGE);
+    g_assert_cmphex(device_word(device, 12), ==, 0);
+    ram_check(h, 12, 77);
+    ram_check(h, 13, 27);
+
+    /* what was never touched, and what is in already */
+    pin(device, 100, 2);
+    g_assert_cmpint(device_do(device, DEVICE_READ, 100, 0), ==, 0);
+    write_pages(h, 200, 1);
+    pin(device, 200, 1);
+    g_assert_cmpint(device_do(device, DEVICE_READ, 200, 0), ==, 401);
+    unpin(device, 100, 2);
+    unpin(device, 200, 1);
+    harness_check(h);
+    device_kill(device);
+    harness_free(h);
+}
+
+/* More than one request's, with some that are in among them. */
+static void test_long_range(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    Device *device = device_new(h);
+
+    write_pages(h, 0, 1500);
+    g_assert_cmpuint(reclaim(h), ==, 1500 * PAGE);
+    pin(device, 700, 1);
+    pin(device, 0, 1500);
+    g_assert_cmpuint(memswap_client_pinned(device_client(device)), ==,
+                     1500 * PAGE);
+    g_assert_cmphex(device_word(device, 700), ==, MEMSWAP_CLIENT_IN | 2);
+    g_assert_cmphex(device_word(device, 1499), ==, MEMSWAP_CLIENT_IN | 1);
+    unpin(device, 0, 1500);
+    g_assert_cmpuint(reclaim(h), ==, 1499 * PAGE);
+    unpin(device, 700, 1);
+    device_kill(device);
+    check_pages(h, 0, 1500);
+    harness_free(h);
+}
+
+/* Two processes: a page stays while either has it. */
+static void test_two(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    Device *one = device_new(h);
+    Device *two = device_new(h);
+
+    write_pages(h, 0, 3);
+    pin(one, 0, 2);
+    pin(two, 1, 2);
+    g_assert_cmpuint(reclaim(h), ==, 0);
+    unpin(one, 0, 2);
+    g_assert_cmpuint(reclaim(h), ==, PAGE);
+    unpin(two, 1, 2);
+    g_assert_cmpuint(reclaim(h), ==, 2 * PAGE);
+    pin(one, 1, 1);
+    g_assert_cmpint(device_do(one, DEVICE_READ, 1, 0), ==, 3);
+    g_assert_cmphex(device_word(two, 1), ==, 0);
+    device_kill(two);
+    device_kill(one);
+    check_pages(h, 0, 3);
+    harness_free(h);
+}
+
+/* A process that dies leaves no pin behind. */
+static void test_killed(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    Device *device = device_new(h);
+
+    write_pages(h, 0, 20);
+    pin(device, 0, 20);
+    g_assert_cmpuint(reclaim(h), ==, 0);
+    device_kill(device);
+    g_assert_cmpuint(atomic_load(&h->ram.block->n_tables), ==, 0);
+    g_assert_cmpuint(reclaim(h), ==, 20 * PAGE);
+    check_pages(h, 0, 20);
+    harness_free(h);
+}
+
+/* A page that is lost is refused, and all that was to be pinned with it. */
+static void test_lost(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    Device *device = device_new(h);
+    MemswapFaultKind kind;
+
+    write_pages(h, 0, 10);
+    g_assert_cmpuint(reclaim(h), ==, 10 * PAGE);
+    atomic_store(&h->store->get_error, -EBADMSG);
+    g_assert_cmpint(memswap_fill(h->ram.block, 3, 0, &kind), ==,
+                    MEMSWAP_LOST);
+    atomic_store(&h->store->get_error, 0);
+    pin(device, 0, 2);
+    g_assert_cmpint(device_do(device, DEVICE_PIN, 0, 10), ==, -EIO);
+    g_assert_cmphex(device_word(device, 0), ==, MEMSWAP_CLIENT_IN | 1);
+    g_assert_cmpuint(memswap_client_pinned(device_client(device)), ==,
+                     2 * PAGE);
+    g_assert_cmpuint(stats_of(h).pinned, ==, 0);
+    unpin(device, 0, 2);
+    memswap_forget_lost(h->engine);
+    pin(device, 0, 10);
+    unpin(device, 0, 10);
+    device_kill(device);
+    harness_free(h);
+}
+
+/* What a process may ask for, it may ask wrongly. */
+static void test_bad_requests(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    MemswapClient *client = memswap_client_new(h->engine);
+    MemswapShared shared, again;
+    uint64_t size = 2048 * sizeof(uint32_t);
+    static char elsewhere;
+    Ram second = ram_new(4 * MIB, 0);
+
+    g_assert_cmpint(memswap_client_share(client, &elsewhere, &shared), ==,
+                    -ENOENT);
+    g_assert_cmpint(memswap_client_pin(client, 0, 0, 1, 0), ==, -EINVAL);
+    g_assert_cmpint(memswap_client_share(client, h->ram.host + PAGE,
+                                         &shared), ==, 0);
+    g_assert_cmpint(memswap_client_share(client, h->ram.host, &again), ==, 0);
+    g_assert_cmpint(shared.fd, ==, again.fd);
+    g_assert_cmpuint(shared.file, ==, 0);
+    g_assert_cmpuint(again.file, ==, 0);
+    g_assert_cmpint(memswap_client_pin(client, 1, 0, 1, 0), ==, -EINVAL);
+    g_assert_cmpint(memswap_client_pin(client, 0, 2, 1, 0), ==, -EINVAL);
+    g_assert_cmpint(memswap_client_pin(client, 0, 0, 0, 0), ==, -EINVAL);
+    g_assert_cmpint(memswap_client_pin(client, 0, size, 1, 0), ==, -EINVAL);
+    g_assert_cmpint(memswap_client_pin(client, 0, size - 4, 2, 0), ==,
+                    -EINVAL);
+    g_assert_cmpint(memswap_client_pin(client, 0, 0, 513, 0), ==, -EINVAL);
+    g_assert_cmpint(memswap_client_pin(client, 0, UINT64_MAX - 3, 2, 0),
+                    ==, -EINVAL);
+    g_assert_cmpint(memswap_client_pin(client, 0, 0, 1, 4), ==, -EINVAL);
+    g_assert_cmpint(memswap_client_pin(client, 0, size - 4, 1, 0), ==, 0);
+    /* its file stays as large as it is */
+    g_assert_cmpint(ftruncate(shared.fd, 0), ==, -1);
+
+    /* a block that went */
+    ram_add(h, &second, "second");
+    g_assert_cmpint(memswap_client_share(client, second.host, &again), ==, 0);
+    g_assert_cmpuint(again.file, ==, 1);
+    g_assert_cmpint(memswap_client_pin(client, 1, 0, 1, 0), ==, 0);
+    ram_remove(h, &second);
+    g_assert_cmpint(memswap_client_pin(client, 1, 0, 1, 0), ==, -ENOENT);
+    ram_free(&second);
+    memswap_client_free(client);
+    g_assert_cmpuint(reclaim(h), ==, PAGE);
+    harness_free(h);
+}
+
+static void test_bad_packets(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 2 * MIB });
+    MemswapClient *client = memswap_client_new(h->engine);
+    MemswapClientRequest request = { .code = 2 };
+    MemswapClientReply reply;
+    char more[sizeof(request) + 1] = { 1 };
+    int fds[2];
+
+    for (int i = 0; i < 2; i++) {
+        g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), ==, 0);
+        g_assert_cmpint(send(fds[0], &request, sizeof(request), 0), ==,
+                        sizeof(request));
+        if (i) {
+            g_assert_cmpint(send(fds[0], more, sizeof(more), 0), ==,
+                            sizeof(more));
+        }
+        shutdown(fds[0], SHUT_WR);
+        g_assert_cmpint(memswap_client_serve(client, fds[1]), ==,
+                        i ? -EINVAL : 0);
+        g_assert_cmpint(recv(fds[0], &reply, sizeof(reply), 0), ==,
+                        sizeof(reply));
+        g_assert_cmpint(reply.error, ==, -EINVAL);
+        close(fds[0]);
+        close(fds[1]);
+    }
+    memswap_client_free(client);
+    harness_free(h);
+}
+
+/* --- against evictions: where exactly ---------------------------------- */
+
+/*
+ * Rule: IN is gone before a page is read.  A process that comes then asks, and
+ * gets the page with what was in it.
+ */
+static void act_pin(Once *once)
+{
+    Device *device = GSIZE_TO_POINTER(once->number);
+
+    device_order(device, DEVICE_PIN, 20, 1);
+    device_wait_asks(device);
+}
+
+static void pin_at(InjectCall at)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+    Device *device = device_new(h);
+    Once once = { .h = h, .at = at, .act = act_pin };
+    InjectHooks hooks = ONCE_HOOKS(&once);
+
+    write_pages(h, 20, 1);
+    pin(device, 20, 1);
+    unpin(device, 20, 1);
+    once.number = GPOINTER_TO_SIZE(device);
+    inject(&hooks);
+    reclaim(h);
+    g_assert_cmpint(device_result(device), ==, 0);
+    inject(NULL);
+    g_assert_true(once.done);
+    g_assert_cmpint(device_do(device, DEVICE_READ, 20, 0), ==, 41);
+    device_do(device, DEVICE_WRITE, 20, 99);
+    g_assert_cmpuint(reclaim(h), ==, 0);
+    unpin(device, 20, 1);
+    g_assert_cmpuint(reclaim(h), ==, PAGE);
+    ram_check(h, 20, 99);
+    device_kill(device);
+    harness_free(h);
+}
+
+static void test_pin_at_read(void)
+{
+    pin_at(INJECT_READ);
+}
+
+static void test_pin_at_punch(void)
+{
+    pin_at(INJECT_PUNCH);
+}
+
+/* Rule: a page with IN and a count is not taken out. */
+static void act_pin_now(Once *once)
+{
+    pin(GSIZE_TO_POINTER(once->number), 20, 1);
+}
+
+static void act_write(Once *once)
+{
+    device_do(GSIZE_TO_POINTER(once->number), DEVICE_WRITE, 20, 99);
+}
+
+static void test_pin_at_zap(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+    Device *device = device_new(h);
+    Once once = { .h = h, .at = INJECT_ZAP, .act = act_pin_now };
+    InjectHooks hooks = ONCE_HOOKS(&once);
+
+    write_pages(h, 20, 2);
+    pin(device, 20, 2);
+    unpin(device, 20, 2);
+    once.number = GPOINTER_TO_SIZE(device);
+    inject(&hooks);
+    /* the other goes, and the process goes on writing */
+    g_assert_cmpuint(reclaim(h), ==, PAGE);
+    g_assert_true(once.done);
+    inject(NULL);
+    harness_settle(h);
+    once = (Once) { .h = h, .at = INJECT_PUNCH, .act = act_write,
+                    .number = once.number };
+    inject(&hooks);
+    write_pages(h, 30, 1);
+    g_assert_cmpuint(reclaim(h), ==, PAGE);
+    inject(NULL);
+    g_assert_true(once.done);
+    ram_check(h, 20, 99);
+    unpin(device, 20, 1);
+    g_assert_cmpuint(reclaim(h), ==, PAGE);
+    ram_check(h, 20, 99);
+    ram_check(h, 21, 43);
+    device_kill(device);
+    harness_free(h);
+}
+
+/* Rule: a count without IN keeps nothing, and nobody waits for it. */
+static void test_count_without_in(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+    MemswapClient *client = memswap_client_new(h->engine);
+    MemswapShared shared;
+    uint32_t value = 5;
+
+    g_assert_cmpint(memswap_client_share(client, h->ram.host, &shared), ==,
+                    0);
+    g_assert_cmpint(pwrite(shared.fd, &value, sizeof(value),
+                           20 * sizeof(value)), ==, sizeof(value));
+    write_pages(h, 20, 1);
+    g_assert_cmpuint(reclaim(h), ==, PAGE);
+    g_assert_cmpint(pread(shared.fd, &value, sizeof(value),
+                          20 * sizeof(value)), ==, sizeof(value));
+    g_assert_cmphex(value, ==, 5);
+    /* and a count that is full is not wrapped */
+    value = MEMSWAP_CLIENT_COUNT;
+    g_assert_cmpint(pwrite(shared.fd, &value, sizeof(value),
+                           20 * sizeof(value)), ==, sizeof(value));
+    g_assert_cmpint(memswap_client_pin(client, 0, 19 * sizeof(value), 3,
+                                       0), ==, -EOVERFLOW);
+    g_assert_cmpint(pread(shared.fd, &value, sizeof(value),
+                          19 * sizeof(value)), ==, sizeof(value));
+    g_assert_cmphex(value, ==, MEMSWAP_CLIENT_IN);
+    g_assert_cmpuint(stats_of(h).pinned, ==, 0);
+    memswap_client_free(client);
+    harness_free(h);
+}
+
+/* --- against discards, and huge pages ---------------------------------- */
+
+/* Rule: a discard leaves a page that a process uses, zeroed. */
+static void test_discard(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    Device *device = device_new(h);
+
+    write_pages(h, 10, 10);
+    pin(device, 12, 2);
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + 10 * PAGE,
+                                    10 * PAGE), ==, 0);
+    g_assert_cmpuint(stats_of(h).resident, ==, 2 * PAGE);
+    g_assert_cmphex(device_word(device, 12), ==, MEMSWAP_CLIENT_IN | 1);
+    g_assert_cmpint(device_do(device, DEVICE_READ, 12, 0), ==, 0);
+    device_do(device, DEVICE_WRITE, 12, 99);
+    ram_check(h, 12, 99);
+    ram_check(h, 13, 0);
+    ram_check(h, 14, 0);
+    unpin(device, 12, 2);
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + 10 * PAGE,
+                                    10 * PAGE), ==, 0);
+    g_assert_cmphex(device_word(device, 12), ==, 0);
+    g_assert_cmpuint(stats_of(h).resident, ==, 0);
+    device_kill(device);
+    harness_free(h);
+}
+
+/* The same in the middle of a fill: it is told to forget the page. */
+static void act_discard(Once *once)
+{
+    once->task = task_start(once->h, task_discard, 20);
+    task_wait_asleep(once->task);
+}
+
+static void test_discard_in_fill(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+    Device *device = device_new(h);
+    Once once = { .h = h, .at = INJECT_CONTINUE, .act = act_discard };
+    InjectHooks hooks = ONCE_HOOKS(&once);
+    MemswapFaultKind kind;
+
+    write_pages(h, 20, 1);
+    pin(device, 20, 1);
+    memswap_trial_range(h->ram.block, 20, 21);
+    inject(&hooks);
+    g_assert_cmpint(memswap_fill(h->ram.block, 20, 0, &kind), ==,
+                    MEMSWAP_DONE);
+    inject(NULL);
+    g_assert_true(once.done);
+    g_assert_cmpint(task_join(once.task), ==, 0);
+    device_do(device, DEVICE_WRITE, 20, 99);
+    ram_check(h, 20, 99);
+    g_assert_cmpuint(ram_cached(&h->ram), ==, PAGE);
+    unpin(device, 20, 1);
+    device_kill(device);
+    harness_free(h);
+}
+
+/* Rule: a large folio with a page in use doesn't leave, and none is made. */
+static void test_huge(void)
+{
+    Harness *h = huge_collapsed(4 * MIB);
+    Device *device;
+
+    if (!h) {
+        return;
+    }
+    device = device_new(h);
+    pin(device, 700, 1);
+    g_assert_cmpuint(reclaim(h), ==, 2 * MIB);
+    g_assert_cmpint(memswap_discard(h->engine, h->ram.host + 600 * PAGE,
+                                    200 * PAGE), ==, 0);
+    g_assert_cmphex(device_word(device, 700), ==, MEMSWAP_CLIENT_IN | 1);
+    device_do(device, DEVICE_WRITE, 700, 99);
+    ram_check(h, 700, 99);
+    ram_check(h, 701, 0);
+    unpin(device, 700, 1);
+    g_assert_cmpuint(reclaim(h), ==, 2 * MIB);
+    g_assert_cmphex(device_word(device, 700), ==, 0);
+    ram_check(h, 700, 99);
+    check_pages(h, 0, 600);
+    check_pages(h, 800, 224);
+    huge_pass(h);
+    g_assert_cmpuint(stats_of(h).huge, ==, 0);
+    device_kill(device);
+    huge_pass(h);
+    g_assert_cmpuint(stats_of(h).huge, >, 0);
+    harness_free(h);
+}
+
+/*
+ * Rule: IN is gone before a page is read, in a region that leaves whole as
+ * well: a process that comes then asks, and what it writes is not lost.
+ */
+static void test_huge_pin_at_read(void)
+{
+    Harness *h = huge_collapsed(4 * MIB);
+    Once once = { .h = h, .at = INJECT_READ, .act = act_pin };
+    InjectHooks hooks = ONCE_HOOKS(&once);
+    Device *device;
+
+    if (!h) {
+        return;
+    }
+    device = device_new(h);
+    pin(device, 20, 1);
+    unpin(device, 20, 1);
+    g_assert_cmphex(device_word(device, 20), ==, MEMSWAP_CLIENT_IN);
+    once.number = GPOINTER_TO_SIZE(device);
+    inject(&hooks);
+    reclaim(h);
+    g_assert_cmpint(device_result(device), ==, 0);
+    inject(NULL);
+    g_assert_true(once.done);
+    device_do(device, DEVICE_WRITE, 20, 99);
+    unpin(device, 20, 1);
+    reclaim(h);
+    ram_check(h, 20, 99);
+    check_pages(h, 0, 20);
+    check_pages(h, 21, 1003);
+    device_kill(device);
+    harness_free(h);
+}
+
+/* --- stress ------------------------------------------------------------ */
+
+#define STRESS_SIZE (8 * MIB)
+#define STRESS_PAGES (STRESS_SIZE / PAGE)
+#define ROUNDS FEWER(20)
+#define CHURN 4000
+#define GUEST_AT 8
+
+typedef struct Guest {
+    Harness *h;
+    uint64_t counts[STRESS_PAGES];
+    _Atomic bool stop;
+} Guest;
+
+static gpointer guest(gpointer opaque)
+{
+    Guest *state = opaque;
+    GRand *rand = g_rand_new_with_seed(5);
+
+    while (!atomic_load(&state->stop)) {
+        uint64_t page = g_rand_int_range(rand, 0, STRESS_PAGES);
+        _Atomic uint64_t *count = (_Atomic uint64_t *)
+            (state->h->ram.host + page * PAGE + GUEST_AT);
+
+        g_assert_cmpuint(atomic_load(count), ==, state->counts[page]);
+        atomic_store(count, ++state->counts[page]);
+    }
+    g_rand_free(rand);
+    return NULL;
+}
+
+static gpointer reclaimer(gpointer opaque)
+{
+    Guest *state = opaque;
+
+    while (!atomic_load(&state->stop)) {
+        memswap_reclaim(state->h->engine, 64 * PAGE);
+    }
+    return NULL;
+}
+
+/* How often the devices' churning has added to any counter. */
+static uint64_t sum_counts(Guest *state)
+{
+    uint64_t sum = 0;
+
+    for (uint64_t page = 0; page < STRESS_PAGES; page++) {
+        const uint8_t *at = state->h->ram.host + page * PAGE;
+
+        g_assert_cmpuint(*(const uint64_t *)(at + GUEST_AT), ==,
+                         state->counts[page]);
+        sum += *(const uint64_t *)(at + DEVICE_COUNTER);
+    }
+    return sum;
+}
+
+/* What one round of a device adds: its random numbers are no secret. */
+static uint64_t churned(uint64_t times)
+{
+    uint64_t random = 7, sum = 0;
+
+    while (times--) {
+        uint64_t page, n;
+
+        random = random * 6364136223846793005ULL + 1;
+        page = (random >> 33) % STRESS_PAGES;
+        n = 1 + (random >> 20) % 4;
+        sum += MIN(n, STRESS_PAGES - page);
+    }
+    return sum;
+}
+
+static void test_stress(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = STRESS_SIZE, .limit = STRESS_SIZE / 3, .evictors = 1,
+        .reserve_low = 16 * PAGE, .reserve_high = 32 * PAGE,
+    });
+    g_autofree Guest *state = g_new0(Guest, 1);
+    Device *device = device_new(h);
+    GThread *threads[2];
+
+    state->h = h;
+    threads[0] = g_thread_new("guest", guest, state);
+    threads[1] = g_thread_new("reclaimer", reclaimer, state);
+    for (unsigned int round = 0; round < ROUNDS; round++) {
+        g_assert_cmpint(device_do(device, DEVICE_CHURN, 0, CHURN), ==, 0);
+        g_assert_cmpuint(memswap_client_pinned(device_client(device)), ==, 0);
+    }
+    atomic_store(&state->stop, true);
+    g_thread_join(threads[0]);
+    g_thread_join(threads[1]);
+    g_assert_cmpuint(sum_counts(state), ==, churned(ROUNDS * CHURN));
+    g_assert_cmpuint(stats_of(h).refaults, >, 1000);
+    device_kill(device);
+    harness_free(h);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/shared-pins/pin", test_pin);
+    g_test_add_func("/shared-pins/long-range", test_long_range);
+    g_test_add_func("/shared-pins/two", test_two);
+    g_test_add_func("/shared-pins/killed", test_killed);
+    g_test_add_func("/shared-pins/lost", test_lost);
+    g_test_add_func("/shared-pins/bad-requests", test_bad_requests);
+    g_test_add_func("/shared-pins/bad-packets", test_bad_packets);
+    g_test_add_func("/shared-pins/pin-at-read", test_pin_at_read);
+    g_test_add_func("/shared-pins/pin-at-punch", test_pin_at_punch);
+    g_test_add_func("/shared-pins/pin-at-zap", test_pin_at_zap);
+    g_test_add_func("/shared-pins/count-without-in", test_count_without_in);
+    g_test_add_func("/shared-pins/discard", test_discard);
+    g_test_add_func("/shared-pins/discard-in-fill", test_discard_in_fill);
+    g_test_add_func("/shared-pins/huge", test_huge);
+    g_test_add_func("/shared-pins/huge-pin-at-read",
+                    test_huge_pin_at_read);
+    g_test_add_func("/shared-pins/stress", test_stress);
+    return g_test_run();
+}
