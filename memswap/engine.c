@@ -367,6 +367,7 @@ int memswap_engine_new_with_store(const MemswapConfig *config,
     engine->reserve_high = MAX(config->reserve_low, config->reserve_high);
     apply_settings(engine, &config->settings);
     memswap_readahead_init(engine);
+    memswap_exposure_init(engine);
     memswap_workingset_init(engine);
     memswap_policies_init(engine);
     if (config->huge_regions) {
@@ -421,6 +422,7 @@ void memswap_engine_free(MemswapEngine *engine)
     }
     engine->store->ops->free(engine->store);
     memswap_readahead_destroy(engine);
+    memswap_exposure_destroy(engine);
     memswap_hugetlb_free(engine);
     memswap_helpers_free(engine);
     close(engine->uffd);

@@ -4,6 +4,9 @@
  * A page is read, stored and checksummed while it is still in the page cache;
  * the punch comes last, so until then everything can be called off.
  *
+ * Of blocks that other processes have mapped, pages may be written to all the
+ * while; there exposed.c takes the place of the punch.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -29,7 +32,10 @@ typedef struct Run {
     MemswapPlace place[RUN_PAGES];  /* what becomes of each */
     uint64_t handle[RUN_PAGES];     /* or the value that the page repeats */
     uint8_t *data;                  /* the pages' content */
+    uint8_t *after;                 /* exposed: content when they were gone */
     uint32_t unread;                /* bit: the page could not be read */
+    uint32_t back;                  /* bit: it had left, and was put back */
+    uint32_t lost;                  /* bit: its content is lost */
     bool full;                      /* the store refused one */
 } Run;
 
@@ -144,12 +150,56 @@ static void run_restore(Run *run, unsigned int from, unsigned int to)
     }
 }
 
+/* Somebody wrote to a page that has left by now, or wants it too much. */
+static void run_put_back(Run *run, unsigned int i)
+{
+    uint64_t page = run->first + i;
+
+    run_call_off(run, i);
+    memswap_page_call_off(&run->block->words[page]);
+    run->place[i] = memswap_exposed_put_back(
+        run->block, page, run->after + i * run->block->page_size,
+        &run->handle[i]);
+    if (run->place[i] == MEMSWAP_IN_NONE) {
+        /* the block goes, or the engine */
+        run->place[i] = MEMSWAP_IN_CACHE;
+    }
+    if (run->place[i] == MEMSWAP_IN_CACHE) {
+        run->back |= 1u << i;
+    }
+}
+
+/* As run_punch(), where other processes have the pages mapped. */
+static void run_splice(Run *run, unsigned int from, unsigned int to)
+{
+    MemswapFate fate[RUN_PAGES];
+    size_t at = from * run->block->page_size;
+    int ret = memswap_exposed_take(run->block, run->first + from, to - from,
+                                  run->data + at, run->after + at, fate);
+
+    for (unsigned int i = from; i < to; i++) {
+        if (ret) {
+            run_call_off(run, i);
+        } else if (fate[i - from] == MEMSWAP_RUINED) {
+            run_call_off(run, i);
+            run->lost |= 1u << i;
+        } else if (fate[i - from] != MEMSWAP_TAKEN) {
+            run_put_back(run, i);
+        }
+    }
+}
+
 static void run_punch(Run *run, unsigned int from, unsigned int to)
 {
     bool left;
-    int ret = memswap_page_punch(run->block, run->first + from, to - from,
-                                 &left);
+    int ret;
 
+    if (run->after) {
+        run_splice(run, from, to);
+        return;
+    }
+    ret = memswap_page_punch(run->block, run->first + from, to - from,
+                             &left);
     if (ret) {
         while (from < to) {
             run_call_off(run, from++);
@@ -189,6 +239,40 @@ static void page_give_back(MemswapBlock *block, uint64_t page)
     memswap_count(block->engine->given_back, 1);
     memswap_count(block->engine->trial_pages, (int64_t)block->page_size);
     memswap_page_settle(block, page, MEMSWAP_TRIAL, ahead, 0);
+}
+
+/* It was in a large folio that nobody knew of; see exposed.c. */
+static void page_lost(MemswapBlock *block, uint64_t page)
+{
+    uint64_t number = page / block->region_pages;
+
+    if (memswap_region_end(block, number) -
+        memswap_region_first(block, number) == block->region_pages) {
+        /* one is enough: the others stay as they are from now on */
+        atomic_fetch_or(&block->regions[number].huge, MEMSWAP_HUGE_FOLIO);
+    }
+    memswap_page_call_off(&block->words[page]);
+    memswap_uncharge(block->engine, block->page_size);
+    memswap_block_moved(block, page, MEMSWAP_IN_CACHE, MEMSWAP_IN_POISON);
+    memswap_page_settle(block, page, MEMSWAP_POISONED, MEMSWAP_WORD_WANTED,
+                        0);
+    memswap_event(block->engine, MEMSWAP_EVENT_PAGE_LOST, block, page);
+}
+
+/* A page that did not leave. */
+static void run_stays(Run *run, unsigned int i)
+{
+    uint64_t page = run->first + i;
+
+    if (run->lost & 1u << i) {
+        page_lost(run->block, page);
+    } else if (run->back & 1u << i) {
+        /* no zap is under way, since the region is ours */
+        memswap_page_settle(run->block, page, MEMSWAP_RESIDENT,
+                            MEMSWAP_WORD_MAPPED, 0);
+    } else {
+        page_give_back(run->block, page);
+    }
 }
 
 /* For policies: what left, in runs, and what of it they had brought in. */
@@ -231,7 +315,7 @@ static unsigned int run_settle(Run *run)
         bool stored = run->place[i] == MEMSWAP_IN_STORE;
 
         if (run->place[i] == MEMSWAP_IN_CACHE) {
-            page_give_back(block, page);
+            run_stays(run, i);
             continue;
         }
         gone++;
@@ -269,6 +353,8 @@ static void run_read(Run *run)
 /* Returns the number of pages gone. */
 static unsigned int run_evict(Run *run)
 {
+    run->back = 0;
+    run->lost = 0;
     run_read(run);
     run_store(run);
     run_punch_all(run);
@@ -321,6 +407,7 @@ uint64_t memswap_evict_pages(MemswapBlock *block, uint64_t *next,
     unsigned int run_pages = CLAMP(RUN_BYTES / block->page_size, 1,
                                    RUN_PAGES);
     g_autofree uint8_t *small = NULL;
+    g_autofree uint8_t *after = NULL;
     Run run = { .engine = block->engine, .block = block };
     uint64_t left = (MIN(max, block->size) + block->page_size - 1) >>
                     block->page_shift;
@@ -331,6 +418,10 @@ uint64_t memswap_evict_pages(MemswapBlock *block, uint64_t *next,
         return 0;
     }
     /* the caller owns the region, so nobody begins to expose it meanwhile */
+    if (memswap_block_exposed(block)) {
+        run_pages = MIN(run_pages, memswap_exposed_run(block->engine));
+        run.after = after = g_malloc(run_pages << block->page_shift);
+    }
     run.data = block->alias ? memswap_hugetlb_take_buffer(block->engine) :
                (small = g_malloc(run_pages << block->page_shift));
     while (*next < end && left) {
@@ -342,6 +433,9 @@ uint64_t memswap_evict_pages(MemswapBlock *block, uint64_t *next,
         }
         n = run_evict(&run);
         gone += n;
+        if (run.lost) {
+            *next = end;
+        }
         left -= MIN(left, n);
     }
     if (block->alias) {

@@ -67,6 +67,9 @@ static int fill_data(Fill *fill, const void *data)
     int ret = memswap_uffd_copy(fill->engine->uffd, fill->host, data,
                                 fill->block->page_size, NULL);
 
+    if (ret == -EEXIST && memswap_block_exposed(fill->block)) {
+        ret = memswap_exposed_copy(fill->block, fill->page, data);
+    }
     if (ret == -EEXIST) {
         ret = memswap_page_write(fill->block, fill->page, data);
         if (!ret) {

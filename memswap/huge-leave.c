@@ -429,12 +429,12 @@ static uint64_t leave_now(Leave *leave, uint64_t number, bool evict)
     return gone << block->page_shift;
 }
 
-uint64_t memswap_huge_leave(MemswapBlock *block, uint64_t number,
-                            uint64_t drop, uint64_t drop_end)
+/* What is on trial goes if @evict says so, else what is to be dropped. */
+static uint64_t region_leave(MemswapBlock *block, uint64_t number, bool evict,
+                             uint64_t drop, uint64_t drop_end)
 {
     uint64_t n = block->region_pages;
     uint64_t resident = atomic_load(&block->regions[number].resident);
-    bool evict = drop == drop_end;
     g_autofree Page *pages = g_new0(Page, n);
     g_autofree uint8_t *data = g_malloc(n << block->page_shift);
     g_autofree bool *read = g_new0(bool, n);
@@ -486,4 +486,21 @@ uint64_t memswap_huge_leave(MemswapBlock *block, uint64_t number,
     }
     keep_wanted(&leave);
     return leave_now(&leave, number, evict);
+}
+
+uint64_t memswap_huge_leave(MemswapBlock *block, uint64_t number,
+                            uint64_t drop, uint64_t drop_end)
+{
+    if (memswap_block_exposed(block)) {
+        return 0;
+    }
+    return region_leave(block, number, drop == drop_end, drop, drop_end);
+}
+
+bool memswap_huge_split(MemswapBlock *block, uint64_t number)
+{
+    uint64_t first = memswap_region_first(block, number);
+
+    region_leave(block, number, false, first, first);
+    return !memswap_region_large(&block->regions[number]);
 }

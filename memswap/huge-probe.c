@@ -34,8 +34,7 @@ static bool chosen(const char *path, const char *a, const char *b)
            (strstr(text, a) || strstr(text, b));
 }
 
-/* Does the host leave it to us? */
-static bool host_keeps_out(void)
+bool memswap_huge_host_keeps_out(void)
 {
     GDir *dir;
     const char *name;
@@ -134,7 +133,7 @@ void memswap_huge_probe(MemswapEngine *engine)
     unsigned int tries = PROBE_TRIES;
     int ret;
 
-    if (!host_keeps_out()) {
+    if (!memswap_huge_host_keeps_out()) {
         return;
     }
     while (says_nothing(ret = probe(engine)) && --tries) {

@@ -305,6 +305,10 @@ uint64_t memswap_huge_trial(MemswapBlock *block, uint64_t number)
                       MEMSWAP_HUGE_STREAK_SHIFT;
     uint64_t waiting;
 
+    if (memswap_block_exposed(block)) {
+        /* it can't leave, see exposed.c */
+        return 0;
+    }
     /* before the first mark: a fault that meets one goes by it */
     if (streak >= FINE_EVERY) {
         memswap_huge_fine(region);
@@ -359,6 +363,9 @@ uint64_t memswap_huge_look(MemswapBlock *block, uint64_t number)
     uint64_t resident = atomic_load(&region->resident);
     uint64_t gone = 0;
 
+    if (memswap_block_exposed(block)) {
+        return 0;
+    }
     if (cold && !pinned && (cold == resident ||
                             (fine && cold >= resident / COLD_PART))) {
         gone = memswap_huge_leave(block, number, 0, 0);
@@ -383,16 +390,19 @@ void memswap_huge_count_stuck(MemswapEngine *engine)
 
     for (unsigned int i = 0; i < n; i++) {
         MemswapBlock *block = memswap_block_get(engine, i);
+        bool stays = block && memswap_block_exposed(block);
 
         for (uint64_t k = 0; block && block->huge && k < block->n_regions &&
-             (atomic_load(&engine->pinned) > 0 ||
+             (stays || atomic_load(&engine->pinned) > 0 ||
               memswap_block_shared(block)); k++) {
-            bool pinned = false;
+            bool pinned = stays;
 
             if (!memswap_region_large(&block->regions[k])) {
                 continue;
             }
-            count_cold(block, k, &pinned);
+            if (!stays) {
+                count_cold(block, k, &pinned);
+            }
             if (!pinned && memswap_block_shared(block) &&
                 memswap_region_try_own(&block->regions[k])) {
                 pinned = memswap_shared_uses(block, k);

@@ -7,6 +7,7 @@
  * takes.)
  *
  *   clients_lock       the device processes that pin; before their own locks
+ *   exposure.lock      who exposes blocks, and remotes
  *   retain_lock        who retains blocks, and releases them
  *   region ownership   one at a time a region: trial, eviction, collapse,
  *                      discard; a fault only tries, and does without
@@ -148,7 +149,8 @@ struct MemswapBlock {
     MemswapSample *samples;     /* one of each 2^sample_shift pages */
     unsigned int sample_shift;
     uint64_t n_samples;
-    bool huge;                  /* its regions may become huge */
+    bool huge;                  /* unless exposed, regions may become huge */
+    _Atomic uint32_t exposed;   /* who asked for it; see exposed.c */
     _Atomic uint64_t huge_regions;
     /*
      * Users who found the block in the table.  Removal sets @dead, then waits
@@ -201,6 +203,25 @@ typedef struct MemswapHugetlb {
     _Atomic uint32_t n_stalled; /* of the faults that wait, those for these */
     _Atomic int64_t told;       /* when the last event was; 0: never */
 } MemswapHugetlb;
+
+/* A pipe, and how many pages it holds. */
+typedef struct MemswapPipe {
+    int fds[2];
+    unsigned int pages;
+} MemswapPipe;
+
+/* Pages that may leave exposed blocks at once, in runs; at most 64. */
+#define MEMSWAP_PIPES 8
+
+/* What exposed blocks need; see exposed.c. */
+typedef struct MemswapExposure {
+    GMutex lock;
+    /* these two are there from before the first block is exposed */
+    MemswapPipe pipes[MEMSWAP_PIPES];
+    unsigned int n_pipes;
+    _Atomic uint64_t busy;      /* bits: the pipes in use */
+    _Atomic uint64_t n_changed;
+} MemswapExposure;
 
 /* A fault that may take long; see helper.c. */
 typedef struct MemswapSlow {
@@ -329,6 +350,7 @@ struct MemswapEngine {
     _Atomic uint64_t shed_hand;     /* as a page's owner, but of a region */
 
     MemswapHugetlb hugetlb;
+    MemswapExposure exposure;
     MemswapHelpers helpers;
 
     /* Evictors. */
@@ -909,6 +931,8 @@ MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
 
 /* huge.c: huge pages; the rules are at its head */
 
+/* Does the host leave it to us where shared memory gets huge pages? */
+bool memswap_huge_host_keeps_out(void);
 /* Find out whether this kernel and host can; sets engine->huge. */
 void memswap_huge_probe(MemswapEngine *engine);
 /* May there be a large folio in the region? */
@@ -971,6 +995,11 @@ void memswap_huge_count_stuck(MemswapEngine *engine);
  */
 uint64_t memswap_huge_leave(MemswapBlock *block, uint64_t number,
                             uint64_t drop, uint64_t drop_end);
+/*
+ * Copy all that is resident in such a region back small.  The caller owns it.
+ * False if something is in the way.
+ */
+bool memswap_huge_split(MemswapBlock *block, uint64_t number);
 
 /* collapser.c */
 void memswap_collapser_start(MemswapEngine *engine);
@@ -1027,12 +1056,58 @@ static inline bool memswap_hugetlb_wanted(MemswapEngine *engine)
     return atomic_load(&engine->hugetlb.wanted) > 0;
 }
 
+/* exposed.c: blocks that other processes have mapped; the rules are there */
+
+static inline bool memswap_block_exposed(const MemswapBlock *block)
+{
+    return atomic_load(&block->exposed) > 0;
+}
+
 /* May its regions become huge? */
 static inline bool memswap_block_may_be_huge(const MemswapBlock *block)
 {
-    return block->huge && !memswap_block_retained(block) &&
-           !memswap_block_shared(block);
+    return block->huge && !memswap_block_exposed(block) &&
+           !memswap_block_retained(block) && !memswap_block_shared(block);
 }
+
+/* What memswap_expose() and memswap_conceal() do. */
+int memswap_block_expose(MemswapBlock *block, char **error);
+void memswap_block_conceal(MemswapBlock *block);
+
+/* What became of a page. */
+typedef enum MemswapFate {
+    MEMSWAP_TAKEN,       /* gone, and as it was when it was copied */
+    MEMSWAP_CHANGED,     /* gone, and somebody wrote to it before */
+    MEMSWAP_STAYED,      /* the page cache has another one in its place */
+    MEMSWAP_RUINED,      /* the same, and the content is lost */
+} MemswapFate;
+
+/*
+ * Take pages that the caller evicts out of an exposed block, after a copy of
+ * each was made of what is in @before.  Returns 0 with @after and @fate filled
+ * in for each page; or a negative errno, with nothing done.
+ */
+int memswap_exposed_take(MemswapBlock *block, uint64_t page, uint64_t n,
+                         const uint8_t *before, uint8_t *after,
+                         MemswapFate *fate);
+/*
+ * A page in FILLING that is not in the page cache, or so it should be: take
+ * away what is there, and COPY.  0 or a negative errno; -EEXIST if it always
+ * comes back, or can't be taken away.
+ */
+int memswap_exposed_copy(MemswapBlock *block, uint64_t page, const void *data);
+/*
+ * A page that was taken, and is in FILLING now, is to stay: put @data in place
+ * and map it.  Without memory for that it is stored: returns where it is, with
+ * *@handle as memswap_evict_copy() sets it; MEMSWAP_IN_NONE if nobody needs it
+ * any more.
+ */
+MemswapPlace memswap_exposed_put_back(MemswapBlock *block, uint64_t page,
+                                      const void *data, uint64_t *handle);
+/* Pages that can be taken at once. */
+unsigned int memswap_exposed_run(MemswapEngine *engine);
+void memswap_exposure_init(MemswapEngine *engine);
+void memswap_exposure_destroy(MemswapEngine *engine);
 
 /* evictor.c */
 void memswap_evictors_start(MemswapEngine *engine, unsigned int n);

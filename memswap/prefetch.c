@@ -11,7 +11,9 @@
  *
  * A watched page is written to the page cache through the file, in FILLING, and
  * goes from there straight to TRIAL.  Nobody can have mapped it in between, so
- * it may be evicted like any page on trial, though no zap came before.
+ * it may be evicted like any page on trial, though no zap came before.  (In
+ * blocks that other processes have mapped none is watched: these could see it
+ * half written.)
  *
  * A policy that wastes more than a fifth of what it brings in is throttled: to
  * half as many pages as it asks for, then a quarter, and so on until it does
@@ -289,7 +291,8 @@ uint64_t memswap_prefetch_range(MemswapPolicyHost *host,
             break;
         }
         allowed = host ? throttle(host, n) : n;
-        if (host && block->page_size == SMALL_PAGE) {
+        if (host && block->page_size == SMALL_PAGE &&
+            !memswap_block_exposed(block)) {
             done += bring_watched_run(host, block, first, first + allowed,
                                       last && first + allowed == end);
         } else {

@@ -20,6 +20,7 @@ static void add_block(MemswapStats *stats, MemswapBlock *block)
     stats->untouched += one.untouched;
     stats->poisoned += one.poisoned;
     stats->huge += atomic_load(&block->huge_regions) * MEMSWAP_REGION_SIZE;
+    stats->exposed += memswap_block_exposed(block) ? one.managed : 0;
     stats->metadata += atomic_load(&block->regions_touched) *
                        (block->region_pages * sizeof(MemswapWord) +
                         sizeof(MemswapRegion)) +
@@ -56,6 +57,7 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
         .collapse_failures = atomic_load(&engine->collapse_failures),
         .splits = atomic_load(&engine->splits),
         .no_hugepages = atomic_load(&engine->n_no_hugepages),
+        .changed = atomic_load(&engine->exposure.n_changed),
     };
     for (int i = 0; i < MEMSWAP_FAULT__MAX; i++) {
         stats->faults[i] = atomic_load(&engine->faults[i]);

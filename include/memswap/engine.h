@@ -272,6 +272,7 @@ typedef struct MemswapStats {
     /* part of @resident: in blocks that are retained; more while they begin */
     uint64_t retained;
     bool huge_supported;   /* asked for, and the kernel and host can */
+    uint64_t exposed;      /* part of @managed: see memswap_expose() */
     uint64_t peak_resident;
     uint64_t metadata;     /* bytes of page words and region state in use */
 
@@ -302,6 +303,11 @@ typedef struct MemswapStats {
     uint64_t splits;
     uint64_t no_hugepages; /* fills that found no hugepage free */
     uint64_t pins_refused; /* for passing the pin limit */
+    /*
+     * Pages of exposed blocks that were written to while they were evicted, and
+     * so stayed.
+     */
+    uint64_t changed;
 
     /*
      * Faults by the time it took to resolve them, from reading the event:
@@ -459,6 +465,38 @@ int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
  * a memswap_pin() that waits for room fails.  @block is freed.
  */
 void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block);
+
+/**
+ * memswap_expose: other processes are about to have a block mapped
+ * @host: any address in the block
+ * @error: as in memswap_engine_new()
+ *
+ * To be called before they have.  From then on the block's regions don't become
+ * huge, those that are get small pages, and pages leave in a way that does not
+ * lose what another process writes by CPU at any moment, through its own
+ * mapping.  What devices write by DMA on its behalf is not covered: such a page
+ * has to be pinned as long as that may be.  A region that can't be made small
+ * now, since something in it is pinned, stays as long as the block is exposed.
+ *
+ * Another process that touches a page that is out must get a fault that is
+ * resolved, see memswap_remote_add(): without one it would read zeroes.  So
+ * until it is registered with userfaultfd, pin what it may touch.
+ *
+ * Nests; each takes one memswap_conceal() of the same block.  Takes up to some
+ * seconds, for many gigabytes of huge pages.  Returns 0; -ENOENT if @host is in
+ * no managed block; -ENOTSUP for a block of hugepages, on a host that may make
+ * huge pages of any shared memory, and on a kernel that has no way to do it;
+ * -EMFILE or -ENFILE.
+ */
+int memswap_expose(MemswapEngine *engine, const void *host, char **error);
+
+/**
+ * memswap_conceal: undo one memswap_expose() of the same block
+ *
+ * Nobody else has the block mapped any more, if it was the last.  What is in
+ * no managed block is ignored: removal of a block ends it as well.
+ */
+void memswap_conceal(MemswapEngine *engine, const void *host);
 
 /**
  * memswap_free_hugepages: how much memory the host has in free hugepages

@@ -211,3 +211,18 @@ off_t __wrap_lseek64(int fd, off_t offset, int whence)
     after(hooks, INJECT_SEEK, offset, size, ret < 0);
     return ret;
 }
+
+ssize_t __wrap_splice(int in, off64_t *from, int out, off64_t *to,
+                      size_t size, unsigned int flags)
+{
+    const InjectHooks *hooks;
+    uint64_t where = from ? *from : 0;
+    ssize_t ret;
+
+    if (before(&hooks, INJECT_SPLICE, where, &size)) {
+        return -1;
+    }
+    ret = __real_splice(in, from, out, to, size, flags);
+    after(hooks, INJECT_SPLICE, where, size, ret < 0);
+    return ret;
+}

@@ -28,13 +28,14 @@ typedef enum InjectCall {
     INJECT_WRITE,
     INJECT_PUNCH,
     INJECT_SEEK,
+    INJECT_SPLICE,      /* out of a file, into a pipe */
     INJECT__MAX,
 } InjectCall;
 
 typedef struct InjectHooks {
     /*
      * Before the call.  0 lets it happen; a negative errno fails it instead.
-     * *@size may be lowered for READ and WRITE.
+     * *@size may be lowered for READ, WRITE and SPLICE.
      */
     int (*before)(void *opaque, InjectCall call, uint64_t where,
                   size_t *size);

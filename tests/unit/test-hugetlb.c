@@ -544,6 +544,19 @@ static void test_refused(void)
     harness_free(h);
 }
 
+/* Splice takes no page out of hugetlbfs. */
+static void test_expose(void)
+{
+    Harness *h = harness_hugetlb(LIMIT);
+    g_autofree char *error = NULL;
+
+    g_assert_cmpint(memswap_block_expose(h->ram.block, &error), ==, -ENOTSUP);
+    g_assert_cmpstr(error, ==,
+                    "block 'ram' can't be exposed: it is of hugepages");
+    g_assert_cmpuint(stats_of(h).exposed, ==, 0);
+    harness_free(h);
+}
+
 static void test_free_hugepages(void)
 {
     unsigned int free = hugepages_free();
@@ -656,6 +669,7 @@ int main(int argc, char **argv)
     g_test_add_func("/hugetlb/failures", test_failures);
     g_test_add_func("/hugetlb/retain", test_retain);
     g_test_add_func("/hugetlb/refused", test_refused);
+    g_test_add_func("/hugetlb/expose", test_expose);
     g_test_add_func("/hugetlb/free", test_free_hugepages);
     return g_test_run();
 }

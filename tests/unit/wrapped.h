@@ -20,6 +20,8 @@ ssize_t __real_pwrite64(int fd, const void *buffer, size_t size,
                         off_t offset);
 int __real_fallocate64(int fd, int mode, off_t offset, off_t size);
 off_t __real_lseek64(int fd, off_t offset, int whence);
+ssize_t __real_splice(int in, off64_t *from, int out, off64_t *to,
+                      size_t size, unsigned int flags);
 
 int __wrap_ioctl(int fd, unsigned long request, ...);
 int __wrap_madvise(void *addr, size_t size, int advice);
@@ -28,6 +30,8 @@ ssize_t __wrap_pwrite64(int fd, const void *buffer, size_t size,
                         off_t offset);
 int __wrap_fallocate64(int fd, int mode, off_t offset, off_t size);
 off_t __wrap_lseek64(int fd, off_t offset, int whence);
+ssize_t __wrap_splice(int in, off64_t *from, int out, off64_t *to,
+                      size_t size, unsigned int flags);
 
 void __real_g_mutex_lock(GMutex *mutex);
 gboolean __real_g_mutex_trylock(GMutex *mutex);
