@@ -15,11 +15,19 @@
  * thread out of it: a sequence leaves a region behind each millisecond, and
  * evictors start on it at once.
  *
+ * Trials don't show what other processes touch, where they have memory mapped.
+ * That shows when it has left: who misses it after a short distance has its
+ * region passed by for some turns, whatever a policy made of the trial.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "internal.h"
 
+/* A distance that is less than this part shows that it should not have left. */
+#define SOON 8
+/* How often a region is passed by then. */
+#define MISSED_PASSES 7
 /* Pages evicted since a sequence left a region, and it is still going on. */
 #define STREAMING (4 * MEMSWAP_REGION_SIZE / 4096)
 /* The same in time. */
@@ -48,6 +56,18 @@ void memswap_age_refaulted(MemswapBlock *block, MemswapRegion *region)
 
     memswap_count(engine->distances[bucket], 1);
     memswap_curve_add(block, distance);
+}
+
+void memswap_age_missed(MemswapBlock *block, MemswapRegion *region)
+{
+    MemswapEngine *engine = block->engine;
+    uint64_t memory = atomic_load(&engine->charged) >> block->page_shift;
+
+    /* once for each time it left: later, it is being passed by */
+    if (!memswap_passes(region) &&
+        memswap_refault_distance(engine, region) < memory / SOON) {
+        memswap_pass_set(region, MISSED_PASSES);
+    }
 }
 
 void memswap_age_behind(MemswapBlock *block, uint64_t number)

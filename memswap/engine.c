@@ -411,6 +411,7 @@ void memswap_engine_free(MemswapEngine *engine)
     }
 #endif
     memswap_policies_destroy(engine);
+    memswap_remotes_remove_all(engine);
     memswap_helpers_stop(engine);
     memswap_evictors_stop(engine);
     for (unsigned int i = 0; i < MEMSWAP_MAX_BLOCKS; i++) {

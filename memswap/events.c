@@ -48,18 +48,32 @@ static MemswapOutcome fill(MemswapBlock *block, uint64_t page, pid_t tid,
     return memswap_fill(block, page, *force ? MEMSWAP_FILL_FORCE : 0, kind);
 }
 
+/* Another process came for a page that had left: was that too soon? */
+static void note_missed(MemswapBlock *block, uint64_t page,
+                        MemswapFaultKind kind)
+{
+    if (kind == MEMSWAP_FAULT_STORED || kind == MEMSWAP_FAULT_SAME) {
+        memswap_age_missed(block, memswap_page_region(block, page));
+    }
+}
+
 void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
                            bool write, int64_t since)
 {
     MemswapEngine *engine = block->engine;
+    bool other = tid == MEMSWAP_TID_OTHER;
     MemswapFaultKind kind;
     bool force;
     MemswapOutcome outcome = fill(block, page, tid, &force, &kind);
 
     memswap_touched(block, page, since);
     if (outcome == MEMSWAP_NO_ROOM) {
-        memswap_stall(block, page, since, force);
+        memswap_stall(block, page, since, force, other);
     } else if (outcome == MEMSWAP_DONE) {
+        if (other) {
+            note_missed(block, page, kind);
+            memswap_remotes_wake(block, page);
+        }
         note_latency(engine, kind, memswap_now(engine) - since);
         memswap_readahead(block, page, kind);
     } else if (outcome == MEMSWAP_BUSY) {
@@ -72,14 +86,13 @@ void memswap_fault_resolve(MemswapBlock *block, uint64_t page, pid_t tid,
     }
 }
 
-/* Returns true if it was left to memswap_slow_run(). */
-static bool resolve(MemswapEngine *engine, const struct uffd_msg *msg)
+bool memswap_fault_arrived(MemswapEngine *engine, void *host, pid_t tid,
+                           bool write)
 {
-    void *host = (void *)(uintptr_t)msg->arg.pagefault.address;
     MemswapSlow fault = {
         .block = memswap_block_find(engine, host),
-        .tid = msg->arg.pagefault.feat.ptid,
-        .write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
+        .tid = tid,
+        .write = write,
         .since = memswap_now(engine),
     };
     bool slow;
@@ -99,6 +112,14 @@ static bool resolve(MemswapEngine *engine, const struct uffd_msg *msg)
     }
     memswap_block_unref(fault.block);
     return slow;
+}
+
+static bool resolve(MemswapEngine *engine, const struct uffd_msg *msg)
+{
+    return memswap_fault_arrived(
+        engine, (void *)(uintptr_t)msg->arg.pagefault.address,
+        msg->arg.pagefault.feat.ptid,
+        msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE);
 }
 
 /* How long to wait before a fault that must not be is looked at again. */

@@ -78,7 +78,10 @@ void memswap_slow_add(const MemswapSlow *fault)
     for (guint i = 0; i < helpers->slow->len && !known; i++) {
         MemswapSlow *other = &g_array_index(helpers->slow, MemswapSlow, i);
 
-        known = other->block == fault->block && other->page == fault->page;
+        /* who resolves another process's wakes that one, and only then */
+        known = other->block == fault->block && other->page == fault->page &&
+                (other->tid == MEMSWAP_TID_OTHER) ==
+                (fault->tid == MEMSWAP_TID_OTHER);
     }
     if (!known) {
         memswap_block_ref(fault->block);

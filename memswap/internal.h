@@ -181,6 +181,7 @@ typedef struct MemswapStalled {
     uint64_t page;
     int64_t since;
     bool force;                 /* it may pass the limit */
+    bool other;                 /* another process waits */
     bool in_hand;               /* somebody tries to resolve it */
     bool again;                 /* and it was reported meanwhile */
 } MemswapStalled;
@@ -222,6 +223,27 @@ typedef struct MemswapExposure {
     _Atomic uint64_t busy;      /* bits: the pipes in use */
     _Atomic uint64_t n_changed;
 } MemswapExposure;
+
+/* Remotes at once. */
+#define MEMSWAP_MAX_REMOTES 256
+
+/* Another process whose faults are resolved here; see remote.c. */
+struct MemswapRemote {
+    MemswapEngine *engine;
+    bool used;                  /* under exposure.lock */
+    _Atomic uint32_t users;
+    _Atomic bool live;
+    /* for users, while it is live */
+    int uffd;
+    MemswapRemoteRange *ranges;
+    unsigned int n_ranges;
+    /* the owner's */
+    int stop;                   /* eventfd */
+    GThread *thread;
+};
+
+/* The thread of a fault, when it is another process's. */
+#define MEMSWAP_TID_OTHER ((pid_t)-1)
 
 /* A fault that may take long; see helper.c. */
 typedef struct MemswapSlow {
@@ -351,6 +373,9 @@ struct MemswapEngine {
 
     MemswapHugetlb hugetlb;
     MemswapExposure exposure;
+    MemswapRemote remotes[MEMSWAP_MAX_REMOTES];
+    _Atomic unsigned int n_remote_slots;    /* slots ever used */
+    _Atomic uint64_t n_remote_faults;
     MemswapHelpers helpers;
 
     /* Evictors. */
@@ -635,6 +660,8 @@ void memswap_fill_finish_watched(MemswapBlock *block, uint64_t page,
 /* Pages of the region left, or came back. */
 void memswap_age_evicted(MemswapEngine *engine, MemswapRegion *region);
 void memswap_age_refaulted(MemswapBlock *block, MemswapRegion *region);
+/* Another process soon missed what had left the region. */
+void memswap_age_missed(MemswapBlock *block, MemswapRegion *region);
 /* In pages, of whatever was evicted last in the region. */
 uint32_t memswap_refault_distance(MemswapEngine *engine,
                                   MemswapRegion *region);
@@ -767,6 +794,12 @@ unsigned int memswap_bring_in(MemswapBlock *block, uint64_t page,
 /* Read events and resolve them; @self: NULL for a thread that is no helper. */
 unsigned int memswap_events_handle(MemswapEngine *engine, MemswapHelper *self);
 /*
+ * Resolve a fault that was just read.  Returns true if it is left to
+ * memswap_slow_run(); without a managed block there is nothing to do.
+ */
+bool memswap_fault_arrived(MemswapEngine *engine, void *host, pid_t tid,
+                           bool write);
+/*
  * Resolve a fault of thread @tid, by a @write or not, that was read at @since.
  * Never waits.
  */
@@ -800,7 +833,7 @@ void memswap_forget_slow(MemswapBlock *block);
 
 /* stall.c: faults that wait for room */
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
-                   bool force);
+                   bool force, bool other);
 /*
  * Hold the calling thread back until the page is in place, or somebody else
  * has it in hand.  What memswap_stall() is for faults that come as events.
@@ -1108,6 +1141,13 @@ MemswapPlace memswap_exposed_put_back(MemswapBlock *block, uint64_t page,
 unsigned int memswap_exposed_run(MemswapEngine *engine);
 void memswap_exposure_init(MemswapEngine *engine);
 void memswap_exposure_destroy(MemswapEngine *engine);
+
+/* remote.c */
+
+/* Let every remote that may wait for the page try again. */
+void memswap_remotes_wake(MemswapBlock *block, uint64_t page);
+/* With nobody else to add or remove any. */
+void memswap_remotes_remove_all(MemswapEngine *engine);
 
 /* evictor.c */
 void memswap_evictors_start(MemswapEngine *engine, unsigned int n);

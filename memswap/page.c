@@ -27,6 +27,9 @@ static void *word_futex(MemswapWord *word)
 void memswap_page_wake(MemswapBlock *block, uint64_t page)
 {
     memswap_futex_wake(word_futex(&block->words[page]));
+    if (memswap_block_exposed(block)) {
+        memswap_remotes_wake(block, page);
+    }
     if (block->engine->inline_faults) {
         return;
     }

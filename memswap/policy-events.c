@@ -103,7 +103,8 @@ void memswap_policy_emit_fault(MemswapBlock *block, const void *host,
                                          page, 1);
     MemswapFaultContext context = { 0 };
 
-    if (engine->host.fault_context && memswap_policies_want_context(engine)) {
+    if (engine->host.fault_context && tid != MEMSWAP_TID_OTHER &&
+        memswap_policies_want_context(engine)) {
         engine->host.fault_context(engine->opaque, tid, host, &context);
     }
     event.known = context.known;
@@ -111,7 +112,7 @@ void memswap_policy_emit_fault(MemswapBlock *block, const void *host,
         .kind = kind,
         .write = write && *write,
         .vcpu = context.vcpu,
-        .thread = tid,
+        .thread = MAX(tid, 0),
         .pc = context.pc,
         .root = context.root,
         .address = context.address,
@@ -119,7 +120,7 @@ void memswap_policy_emit_fault(MemswapBlock *block, const void *host,
     if (write) {
         event.known |= MEMSWAP_POLICY_KNOWN_WRITE;
     }
-    if (tid) {
+    if (tid > 0) {
         event.known |= MEMSWAP_POLICY_KNOWN_THREAD;
     }
     tell_all(engine, &event);

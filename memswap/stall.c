@@ -18,6 +18,11 @@
 #define HELP_BYTES (32 * 4096)
 /* Looks at regions that prove warm, until it leaves it to the evictors. */
 #define HELP_STEPS 8
+/*
+ * For how long another process waits.  Somebody in ours may wait for it in
+ * turn, with a lock that whoever makes room wants.
+ */
+#define OTHER_PATIENCE_NS 50000000
 /* How often it does so for one fault: others may take what it frees. */
 #define HELP_TIMES 4
 
@@ -104,11 +109,12 @@ static MemswapStalled *find_stalled(MemswapEngine *engine,
 }
 
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
-                   bool force)
+                   bool force, bool other)
 {
     MemswapEngine *engine = block->engine;
     MemswapStalled stalled = {
         .block = block, .page = page, .since = since, .force = force,
+        .other = other,
     };
     MemswapStalled *known;
 
@@ -117,6 +123,7 @@ void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
     known = find_stalled(engine, block, page);
     if (known) {
         known->force |= force;
+        known->other |= other;
         known->again |= known->in_hand;
         g_mutex_unlock(&engine->stall_lock);
         return;
@@ -192,7 +199,9 @@ static guint end_stalled(MemswapEngine *engine,
 /* False if it has to wait on. */
 static bool serve(MemswapEngine *engine, const MemswapStalled *stalled)
 {
-    bool force = stalled->force || memswap_limit_is_soft(engine);
+    int64_t waited = memswap_now(engine) - stalled->since;
+    bool force = stalled->force || memswap_limit_is_soft(engine) ||
+                 (stalled->other && waited > OTHER_PATIENCE_NS);
     MemswapFaultKind kind;
 
     if (!atomic_load(&stalled->block->dead) &&
@@ -200,6 +209,9 @@ static bool serve(MemswapEngine *engine, const MemswapStalled *stalled)
                      force ? MEMSWAP_FILL_FORCE : 0,
                      &kind) == MEMSWAP_NO_ROOM) {
         return false;
+    }
+    if (stalled->other) {
+        memswap_remotes_wake(stalled->block, stalled->page);
     }
     return true;
 }

@@ -57,6 +57,7 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
         .collapse_failures = atomic_load(&engine->collapse_failures),
         .splits = atomic_load(&engine->splits),
         .no_hugepages = atomic_load(&engine->n_no_hugepages),
+        .remote_faults = atomic_load(&engine->n_remote_faults),
         .changed = atomic_load(&engine->exposure.n_changed),
     };
     for (int i = 0; i < MEMSWAP_FAULT__MAX; i++) {

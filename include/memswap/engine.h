@@ -23,6 +23,7 @@
 
 typedef struct MemswapEngine MemswapEngine;
 typedef struct MemswapBlock MemswapBlock;
+typedef struct MemswapRemote MemswapRemote;
 
 /* Reclaim works on regions of this size; blocks should be aligned to it. */
 #define MEMSWAP_REGION_SIZE (2ULL * 1024 * 1024)
@@ -110,9 +111,9 @@ typedef struct MemswapHost {
     /* Monotonic time in ns.  NULL: CLOCK_MONOTONIC. */
     int64_t (*clock_ns)(void *opaque);
     /*
-     * May thread @tid (0: the calling one) be held back until there is room
-     * under the limit?  False for one whose wait would block the command
-     * that raises the limit.  NULL: every thread may.
+     * May thread @tid (0: the calling one, -1: one of another process) be held
+     * back until there is room under the limit?  False for one whose wait
+     * would block the command that raises the limit.  NULL: every thread may.
      */
     bool (*may_hold_back)(void *opaque, pid_t tid);
     /* @block and @offset name the page concerned, where there is one. */
@@ -303,6 +304,7 @@ typedef struct MemswapStats {
     uint64_t splits;
     uint64_t no_hugepages; /* fills that found no hugepage free */
     uint64_t pins_refused; /* for passing the pin limit */
+    uint64_t remote_faults; /* of @faults, those of other processes */
     /*
      * Pages of exposed blocks that were written to while they were evicted, and
      * so stayed.
@@ -497,6 +499,52 @@ int memswap_expose(MemswapEngine *engine, const void *host, char **error);
  * no managed block is ignored: removal of a block ends it as well.
  */
 void memswap_conceal(MemswapEngine *engine, const void *host);
+
+/* A part of an exposed block, and where another process has it mapped. */
+typedef struct MemswapRemoteRange {
+    void *host;            /* in our mapping; aligned to pages */
+    uint64_t size;         /* bytes; within one block */
+    uint64_t base;         /* what is @host here is this address there */
+} MemswapRemoteRange;
+
+/**
+ * memswap_remote_add: resolve another process's faults
+ * @uffd: a userfaultfd of that process; the engine's from then on, if it works
+ * @ranges: copied; those that the other registers with @uffd, for MISSING
+ *          faults only, before anything in them is evicted
+ * @remote: the result, valid until memswap_remote_remove()
+ * @error: as in memswap_engine_new()
+ *
+ * A thread of the engine reads its faults.  When one is resolved the page is in
+ * the file behind @ranges, and the other process is woken.  A fault without
+ * room under the limit is held back for a moment, then passes it.  That the
+ * process dies does no harm.
+ *
+ * Returns 0; -EINVAL if @uffd is no userfaultfd, a range is not all in one
+ * exposed block, or there are too many; -EMFILE, -EAGAIN.
+ */
+int memswap_remote_add(MemswapEngine *engine, int uffd,
+                       const MemswapRemoteRange *ranges, unsigned int n,
+                       MemswapRemote **remote, char **error);
+
+/**
+ * memswap_remote_set_ranges: another process has mapped other ranges
+ *
+ * Arguments and errors are those of memswap_remote_add(); all ranges at once.
+ * Faults that come meanwhile wait.  Not to be called twice at the same time
+ * for one remote.
+ */
+int memswap_remote_set_ranges(MemswapRemote *remote,
+                              const MemswapRemoteRange *ranges,
+                              unsigned int n, char **error);
+
+/**
+ * memswap_remote_remove: don't resolve another process's faults any more
+ *
+ * It has gone, or what it may touch is pinned: from then on it reads zeroes
+ * for what is not there.  @remote is freed, and its userfaultfd closed.
+ */
+void memswap_remote_remove(MemswapRemote *remote);
 
 /**
  * memswap_free_hugepages: how much memory the host has in free hugepages
