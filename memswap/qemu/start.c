@@ -154,6 +154,7 @@ static bool start(MemswapObject *ms, Error **errp)
         .settings = ms->settings,
         .evictors = CLAMP(g_get_num_processors(), 1, EVICTORS_MAX),
         .huge_regions = ms->huge_regions,
+        .reclaimer = memswap_policy_default(),
         .fault_helpers = FAULT_HELPERS,
         /* A user's own IOThread stays where the user wants it. */
         .spread_faults = !ms->iothread_id,

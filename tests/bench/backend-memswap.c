@@ -243,6 +243,7 @@ static void *memswap_open(const BenchOptions *options)
         .evictors = 1,
         .fault_helpers = FAULT_HELPERS,
         .spread_faults = true,
+        .reclaimer = memswap_policy_default(),
         .uffd = -1,
     };
     MemswapBlockInfo info = {

@@ -28,7 +28,8 @@ class Virtual(MemswapTest):
             '-object', f'memswap-policy,id=p0,{policy}')).start()
         self.churn(vm, f'-m {MEMORY} -t {smp} scatter seq:{ROUNDS}',
                    checked=ROUNDS * PAGES, timeout=180)
-        done, = vm.stats()['policies']
+        done, = (policy for policy in vm.stats()['policies']
+                 if policy['id'] == 'p0')
         self.assertNotIn('error', done)
         self.finish(vm)
         return done, {counter['name']: counter['value']

@@ -54,6 +54,9 @@ static char *policies(QTestState *qts)
     return g_string_free(g_steal_pointer(&text), false);
 }
 
+/* What there is as long as there is no other reclaimer. */
+#define DEFAULT "default:generation"
+
 static void expect_policies(QTestState *qts, const char *expected)
 {
     g_autofree char *found = policies(qts);
@@ -62,6 +65,22 @@ static void expect_policies(QTestState *qts, const char *expected)
 }
 
 /* NULL if there is none; to be unreferenced. */
+/* The default one begins a moment after another was given up. */
+static void await_policies(QTestState *qts, const char *expected)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
+    g_autofree char *found = policies(qts);
+
+    while (!g_str_equal(found, expected)) {
+        if (g_get_monotonic_time() > until) {
+            g_error("%s instead of %s", found, expected);
+        }
+        g_usleep(10 * 1000);
+        g_free(found);
+        found = policies(qts);
+    }
+}
+
 static QDict *policy(QTestState *qts, const char *id)
 {
     g_autoptr(QDict) info = query(qts);
@@ -111,6 +130,18 @@ static void expect_counter(QTestState *qts, const char *id, const char *name,
     while (counter(qts, id, name) != value) {
         g_test_message("%s is %" PRIu64 ", not yet %" PRIu64, name,
                        counter(qts, id, name), value);
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(20 * 1000);
+    }
+}
+
+/* The same of a figure of the engine's, which only grows. */
+static void expect_more(QTestState *qts, const char *id, const char *name,
+                        uint64_t than)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
+
+    while (figure(qts, id, name) <= than) {
         g_assert_cmpint(g_get_monotonic_time(), <, until);
         g_usleep(20 * 1000);
     }
@@ -253,11 +284,35 @@ static void sandbox(void)
 
 /* --- at run time ------------------------------------------------------- */
 
+/* The reclaimer there is by default makes way, and comes back. */
+static void by_default(void)
+{
+    QTestState *qts = qtest_init(MACHINE "-memswap limit=16M,readahead=0");
+
+    expect_policies(qts, DEFAULT);
+    fill(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
+    check(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
+    g_assert_cmpuint(counter(qts, "default", "offered"), >, 0);
+    expect_error(qts, "there is a policy 'default' already", ADD
+                 "{ 'id': 'default', 'builtin': 'limit' } }");
+    qtest_qmp_assert_success(qts, ADD "{ 'id': 'p', 'builtin': 'limit' } }");
+    expect_policies(qts, "p:limit");
+    check(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
+    qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'p' } }");
+    expect_policies(qts, DEFAULT);
+    check(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
+    qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'default' } }");
+    expect_policies(qts, "");
+    check(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
+    expect_within_limit(qts);
+    qtest_quit(qts);
+}
+
 static void commands(void)
 {
     QTestState *qts = qtest_init(ON);
 
-    expect_policies(qts, "");
+    expect_policies(qts, DEFAULT);
     qtest_qmp_assert_success(qts, ADD "{ 'id': 'a', 'path': %s, 'options':"
                              " { 'limit': 0 } } }", SO("puppet"));
     g_assert_cmpuint(counter(qts, "a", "result"), ==, 64 * MIB);
@@ -291,12 +346,12 @@ static void commands(void)
 
     expect_error(qts, "there is no policy 'c'", REMOVE "{ 'id': 'c' } }");
     qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'a' } }");
-    expect_policies(qts, "b:linear");
+    expect_policies(qts, "b:linear " DEFAULT);
     expect_error(qts, "there is no policy 'a'", REMOVE "{ 'id': 'a' } }");
     qtest_qmp_assert_success(qts, ADD "{ 'id': 'a', 'builtin': 'limit' } }");
     qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'b' } }");
     qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'a' } }");
-    expect_policies(qts, "");
+    expect_policies(qts, DEFAULT);
     qtest_quit(qts);
 
     qts = qtest_init(MACHINE);
@@ -388,16 +443,16 @@ static void objects(void)
     expect_policies(qts, "a:limit b:puppet c:linear");
 
     qtest_qmp_assert_success(qts, OBJECT_DEL "{ 'id': 'a' } }");
-    expect_policies(qts, "b:puppet c:linear");
+    expect_policies(qts, "b:puppet c:linear " DEFAULT);
     qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'b' } }");
     g_assert_false(object_exists(qts, "b"));
     qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'c' } }");
-    expect_policies(qts, "");
+    expect_policies(qts, DEFAULT);
 
     text = qtest_hmp(qts, "object_add memswap-policy,id=b,builtin=linear,"
                      "opt.window=8");
     g_assert_cmpstr(text, ==, "");
-    expect_policies(qts, "b:linear");
+    expect_policies(qts, "b:linear " DEFAULT);
     qtest_quit(qts);
 }
 
@@ -476,7 +531,7 @@ static void hung(void)
     fill(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
     expect_event(qts, "p", "it does not return");
     expect_given_up(qts, "p", "it does not return");
-    expect_policies(qts, "p:puppet:error");
+    await_policies(qts, DEFAULT " p:puppet:error");
     check(qts, 16 * MIB, 32 * MIB, CONTENT_MIXED, 1);
     expect_within_limit(qts);
 
@@ -506,14 +561,18 @@ static void hung(void)
 static void hung_at_end(void)
 {
     QTestState *qts = qtest_init(ON);
+    uint64_t before;
 
     qtest_qmp_assert_success(qts, ADD "{ 'id': 'p', 'path': %s } }",
                              SO("puppet"));
+    before = figure(qts, "p", "events");
     ask(qts, "p", "hang-next", "0");
     fill(qts, 16 * MIB, PAGE, CONTENT_RANDOM, 1);
+    /* Or it would be gone before it hears of that. */
+    expect_more(qts, "p", "events", before);
     expect_error(qts, "policy 'p' does not return", REMOVE "{ 'id': 'p' } }");
     expect_event(qts, "p", "it does not return");
-    expect_policies(qts, "");
+    expect_policies(qts, DEFAULT);
     expect_swapping(qts);
     qtest_quit(qts);
 }
@@ -534,7 +593,7 @@ static void nonsense(void)
         expect_given_up(qts, id, "its requests make no sense");
         g_assert_cmpuint(figure(qts, id, "refused"), >=, 1000);
     }
-    expect_policies(qts, "p0:puppet:error p1:puppet:error");
+    await_policies(qts, DEFAULT " p0:puppet:error p1:puppet:error");
     qtest_qmp_assert_success(qts, ADD "{ 'id': 'p1', 'builtin': 'limit' } }");
     expect_policies(qts, "p1:limit p0:puppet:error");
     qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'p0' } }");
@@ -696,7 +755,7 @@ static void come_and_go(void)
         qtest_qmp_assert_success(qts, OBJECT_DEL "{ 'id': 'b' } }");
         qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'c' } }");
         qtest_qmp_assert_success(qts, REMOVE "{ 'id': 'd' } }");
-        expect_policies(qts, "");
+        expect_policies(qts, DEFAULT);
         rounds++;
     }
     qatomic_set(&pressure.stop, 1);
@@ -722,6 +781,7 @@ int main(int argc, char **argv)
 #ifdef CONFIG_SECCOMP
     qtest_add_func("memswap/policy/sandbox", sandbox);
 #endif
+    qtest_add_func("memswap/policy/default", by_default);
     qtest_add_func("memswap/policy/commands", commands);
     qtest_add_func("memswap/policy/set", set);
     qtest_add_func("memswap/policy/objects", objects);
