@@ -17,6 +17,8 @@
 
 extern bool memswap_on;
 
+struct QEMUIOVector;
+
 static inline bool memswap_is_on(void)
 {
     return unlikely(qatomic_read(&memswap_on));
@@ -61,45 +63,117 @@ static inline uint64_t memswap_ram_align(uint64_t size)
 }
 
 /* Pins for whoever gets a pointer to guest RAM (system/physmem.c). */
-void memswap_do_map(RAMBlock *rb, uint64_t offset, uint64_t size);
-void memswap_do_unmap(void *host);
-void memswap_do_cache_map(void *cache, void *host, uint64_t size);
-void memswap_do_cache_unmap(void *cache);
+bool memswap_do_map(AddressSpace *as, RAMBlock *rb, uint64_t offset,
+                    uint64_t *size);
+void memswap_do_unmap(void *host, uint64_t size);
+void memswap_do_unmap_rest(const struct QEMUIOVector *qiov, int mapped);
+void memswap_do_rings_map(const void *device, MemoryRegionCache *cache);
+void memswap_do_rings_unmap(MemoryRegionCache *cache);
+void memswap_do_maps_for(const void *device, bool holds);
+void memswap_do_maps_parts(bool begin, bool first);
+bool memswap_do_wait_to_map(QEMUBH *bh);
+void memswap_do_stop_waiting(QEMUBH *bh);
 bool memswap_do_pin(const void *host, uint64_t size);
 void memswap_do_unpin(const void *host, uint64_t size);
 void memswap_do_maps_to_discard(bool begin);
 
 /*
  * Guest RAM is about to be mapped for a device: make it stay.  With a page
- * that is lost among it, whoever accesses that waits for the operator.
+ * that is lost among it, whoever accesses that waits for the operator.  False
+ * if so much can't be pinned, and thus not be mapped; *@size may be lowered.
  */
-static inline void memswap_map(RAMBlock *rb, uint64_t offset, uint64_t size)
+static inline bool memswap_map(AddressSpace *as, RAMBlock *rb,
+                               uint64_t offset, uint64_t *size)
+{
+    return !memswap_is_on() || memswap_do_map(as, rb, offset, size);
+}
+
+/*
+ * Some undo a map that failed, which without memswap happens only where no
+ * RAM is.
+ */
+static inline bool memswap_unmaps_nothing(const void *host)
+{
+    return memswap_is_on() && !host;
+}
+
+/* The device is done with a mapping from @host, or a bit before it, on. */
+static inline void memswap_unmap(void *host, uint64_t size)
 {
     if (memswap_is_on()) {
-        memswap_do_map(rb, offset, size);
+        memswap_do_unmap(host, size);
     }
 }
 
-/* The device is done with a mapping that begins at @host. */
-static inline void memswap_unmap(void *host)
+/* Of so many elements that were mapped, the last were dropped. */
+static inline void memswap_unmap_rest(const struct QEMUIOVector *qiov,
+                                      int mapped)
 {
     if (memswap_is_on()) {
-        memswap_do_unmap(host);
+        memswap_do_unmap_rest(qiov, mapped);
     }
 }
 
-/* A MemoryRegionCache begins to use guest RAM at @host, or NULL. */
-static inline void memswap_cache_map(void *cache, void *host, uint64_t size)
+/*
+ * The maps that this thread makes from now on are the device's; NULL: of
+ * whoever has the address space.
+ */
+static inline void memswap_maps_for(const void *device)
 {
     if (memswap_is_on()) {
-        memswap_do_cache_map(cache, host, size);
+        memswap_do_maps_for(device, false);
     }
 }
 
-static inline void memswap_cache_unmap(void *cache)
+/* The same, and it keeps them as long as the guest likes. */
+static inline void memswap_holds_for(const void *device)
 {
     if (memswap_is_on()) {
-        memswap_do_cache_unmap(cache);
+        memswap_do_maps_for(device, device);
+    }
+}
+
+/*
+ * Between the two calls this thread maps for a request that it can do in parts:
+ * its first map is rather to be short than not to be, others may fail.
+ */
+static inline void memswap_maps_parts(bool begin, bool first)
+{
+    if (memswap_is_on()) {
+        memswap_do_maps_parts(begin, first);
+    }
+}
+
+/*
+ * Nothing could be mapped.  If it was this that failed: schedule @bh, once,
+ * when it may be otherwise.
+ */
+static inline bool memswap_wait_to_map(QEMUBH *bh)
+{
+    return memswap_is_on() && memswap_do_wait_to_map(bh);
+}
+
+/* It runs, or is about to be deleted: nobody is to schedule it any more. */
+static inline void memswap_stop_waiting(QEMUBH *bh)
+{
+    if (memswap_is_on()) {
+        memswap_do_stop_waiting(bh);
+    }
+}
+
+/* A part of a device's queue is about to be used by this cache. */
+static inline void memswap_rings_map(const void *device,
+                                     MemoryRegionCache *cache)
+{
+    if (memswap_is_on()) {
+        memswap_do_rings_map(device, cache);
+    }
+}
+
+static inline void memswap_rings_unmap(MemoryRegionCache *cache)
+{
+    if (memswap_is_on()) {
+        memswap_do_rings_unmap(cache);
     }
 }
 

@@ -107,8 +107,20 @@ static bool check_device(DeviceListener *listener, const QDict *opts,
     return false;
 }
 
+static void device_comes(DeviceListener *listener, DeviceState *dev)
+{
+    memswap_holder_add(dev);
+}
+
+static void device_goes(DeviceListener *listener, DeviceState *dev)
+{
+    memswap_holder_remove(dev);
+}
+
 static DeviceListener device_listener = {
     .hide_device = check_device,
+    .realize = device_comes,
+    .unrealize = device_goes,
 };
 
 bool memswap_refuses_vhost_user(Error **errp)

@@ -128,6 +128,16 @@ unsigned int memswap_ram_each(const char *name,
 
 /* pins.c: pin what was mapped before the engine ran. */
 void memswap_pins_start(MemswapEngine *engine);
+/* More may be pinned than a moment ago: try again what had to wait. */
+void memswap_pins_room(void);
+
+/*
+ * pin-holders.c: devices come and go, with the BQL.  The query is for any
+ * thread, out of band too.
+ */
+void memswap_holder_add(DeviceState *dev);
+void memswap_holder_remove(DeviceState *dev);
+MemswapPinHolderList *memswap_query_holders(void);
 
 /* map.c: for query-memswap */
 MemswapWorkingSetList *memswap_query_working_sets(MemswapEngine *engine);

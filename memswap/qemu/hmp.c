@@ -162,6 +162,31 @@ static void print_curve(GString *text, const MemswapRefaultPointList *list)
     }
 }
 
+/* The longest-held, as many as a screen has room for. */
+#define HOLDERS 8
+
+static void print_pins(GString *text, const MemswapPinInfo *pins)
+{
+    const MemswapPinHolderList *list = pins->holders;
+
+    g_string_append(text, "pins\n");
+    print_size(text, "pinned", pins->bytes);
+    print_size(text, "at most", pins->limit);
+    print_count(text, "refused", pins->refused);
+    for (int i = 0; list && i < HOLDERS; i++, list = list->next) {
+        const MemswapPinHolder *holder = list->value;
+        g_autofree char *size = size_to_str(holder->bytes);
+
+        g_string_append_printf(text, "  %s: %s of %s in %" PRIu64 " pieces,"
+                               " for %.1f s\n", holder->device ?: "unknown",
+                               size, MemswapPinUse_str(holder->use),
+                               holder->maps, holder->longest / 1e9);
+    }
+    if (list) {
+        g_string_append(text, "  ...\n");
+    }
+}
+
 static void print_blocks(GString *text, const MemswapRamBlockList *list)
 {
     g_string_append(text, "blocks\n");
@@ -226,6 +251,7 @@ static HumanReadableText *info_memswap(Error **errp)
         print_pool(text, info->pool);
         print_faults(text, info->faults);
         print_reclaim(text, info->reclaim);
+        print_pins(text, info->pins);
         print_working_sets(text, info->working_sets);
         print_curve(text, info->refault_curve);
         print_policies(text, info->policies);

@@ -132,10 +132,16 @@ static void on_trace(void *opaque, MemswapTracePoint point, const char *block,
     }
 }
 
+static void on_unpinned(void *opaque)
+{
+    memswap_pins_room();
+}
+
 const MemswapHost memswap_host = {
     .may_hold_back = may_hold_back,
     .event = on_event,
     .trace = on_trace,
+    .unpinned = on_unpinned,
     .fault_context = memswap_guest_fault_context,
     .translate = memswap_guest_translate,
     .reverse = memswap_guest_reverse,

@@ -315,6 +315,12 @@ static void memswap_class_init(ObjectClass *oc, void *data)
     object_class_property_set_description(oc, "keep-copies",
         "of how many resident bytes to keep stored copies (default: a"
         " sixteenth of the limit)");
+    object_class_property_add(oc, "pin-limit", "size", get_size, set_size,
+                              NULL, (void *)offsetof(MemswapSettings,
+                                                     pin_limit));
+    object_class_property_set_description(oc, "pin-limit",
+        "how much may be pinned for I/O (default: seven eighths of the"
+        " limit)");
     object_class_property_add_bool(oc, "huge-regions", get_huge_regions,
                                    set_huge_regions);
     object_class_property_set_description(oc, "huge-regions",

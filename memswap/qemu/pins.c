@@ -6,104 +6,150 @@
  * so address_space_map() pins, address_space_unmap() unpins.
  *
  * The length that a caller passes to address_space_unmap() can't be trusted,
- * so the one of the map is recorded here, by pointer.  When several maps of
- * one pointer are outstanding, nobody can tell whose is undone; then the
- * shortest goes: the longer ones still cover its pages, so that whoever is
- * left keeps what it uses.  What is over-pinned meanwhile goes with the last.
+ * so the one of the map is recorded, by pointer (pin-table.c).  Not even the
+ * pointer always can: one that was moved past a header is looked up by the end
+ * of what it points to.
  *
- * A MemoryRegionCache is pinned as well, although only QEMU uses it: access
- * to a virtqueue's rings then can't fault within a drained section.  These
- * pins last as long as the queue.
+ * A virtqueue's rings are pinned as well, although only QEMU uses them: access
+ * to them then can't fault within a drained section.  These pins last as long
+ * as the queue.
  *
- * The few places that hand guest RAM to the kernel without a map pin it for
- * one call (memswap_pin_for_kernel()).
+ * What may be pinned in all is bounded (MemswapSettings.pin_limit).  Beyond
+ * that a map fails, with no memory to map as its reason, which device models
+ * have to expect; the guest sees an I/O error or a device that needs a reset.
+ * To map without a pin would lose data, to wait here could be for ever: who has
+ * the pins may need this very thread.  Three are different:
+ *
+ * - dma_blk_io() comes back when there are resources.  So it has to be told:
+ *   whoever unmaps wakes those that wait, if there are any.  And it has to get
+ *   on then: its first map is cut down to FIRST_SIZE if need be, so a request
+ *   larger than the bound goes piece by piece.
+ * - rings: they are used without a pin instead, which is right, if slower.
+ * - a single system call (memswap_pin_for_kernel()) passes the bound; it is
+ *   soon over.
+ *
+ * What a guest gives to a device for as long as it likes (virtio-gpu's
+ * resources), and rings, may take half of the bound only.  So it can't keep its
+ * own disks from working, and who waits waits for I/O that ends.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
+#include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "memswap/hooks.h"
+#include "qapi/qapi-events-memswap.h"
+#include "qemu/error-report.h"
+#include "qemu/iov.h"
 #include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/notify.h"
 #include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "system/system.h"
 #include "glue.h"
+#include "pins.h"
 #include "trace.h"
 
-typedef struct Map Map;
+/* A multiple of what any disk's blocks are; see MEMSWAP_MIN_PIN_LIMIT. */
+#define FIRST_SIZE (64 * KiB)
 
-/* One map that is outstanding. */
-struct Map {
-    void *host;
-    uint64_t size;
-    bool pinned;    /* false: made before the engine ran, or to discard */
-    Map *next;      /* of the same key, not shorter than this one */
-};
+/* A guest can be refused as often as it likes; to say so, once in this time. */
+#define TELL_NS (10 * NANOSECONDS_PER_SECOND)
+
+/* What the next map of this thread is for. */
+static __thread struct {
+    const void *who;
+    bool holds;
+    bool in_parts;      /* a request that can be done in parts */
+    bool first;         /* of such a request, the first */
+    uint64_t refused;   /* since @first was set: what it took; 0: nothing */
+    bool to_discard;
+} mapper;
+
+/* Who waits for resources to map. */
+static QemuMutex waiting_lock;  /* a leaf */
+static GPtrArray *waiting;      /* of QEMUBH; under waiting_lock */
+/* These are written under it, and read anywhere. */
+static unsigned int n_waiting;
+static uint64_t waiting_need = UINT64_MAX;  /* bytes that one can do with */
+
+static void __attribute__((__constructor__)) init_waiting(void)
+{
+    qemu_mutex_init(&waiting_lock);
+    waiting = g_ptr_array_new();
+}
+
+static void wake_waiting(void)
+{
+    QEMU_LOCK_GUARD(&waiting_lock);
+    for (guint i = 0; i < waiting->len; i++) {
+        /* Who isn't lucky comes back. */
+        qemu_bh_schedule(g_ptr_array_index(waiting, i));
+    }
+    g_ptr_array_set_size(waiting, 0);
+    qatomic_set(&n_waiting, 0);
+    qatomic_set(&waiting_need, UINT64_MAX);
+}
 
 /*
- * A part of the table.  The lock covers the table alone: pins are taken
- * before and released after it is held.
+ * Either who begins to wait sees what was unpinned before this, or is seen
+ * here.  The engine's last step was an atomic operation.
  */
-typedef struct Shard {
-    QemuMutex lock;
-    GHashTable *maps;   /* shortest Map by pointer or cache */
-} Shard;
-
-#define SHARD_BITS 6
-
-static Shard shards[1 << SHARD_BITS];
-static __thread bool to_discard;
-
-static void __attribute__((__constructor__)) init_shards(void)
+void memswap_pins_room(void)
 {
-    for (int i = 0; i < ARRAY_SIZE(shards); i++) {
-        qemu_mutex_init(&shards[i].lock);
-        shards[i].maps = g_hash_table_new(NULL, NULL);
+    smp_mb__after_rmw();
+    if (unlikely(qatomic_read(&n_waiting))) {
+        wake_waiting();
     }
 }
 
-static Shard *shard_of(void *key)
+/*
+ * A pin reserves more than it takes, or more than it gets: somebody may have
+ * been refused for that.  With no room that would only send those that wait
+ * around in circles.
+ */
+static void pin_tried(MemswapEngine *engine)
 {
-    uint64_t hash = (uintptr_t)key * 0x9e3779b97f4a7c15ULL;
-
-    return &shards[hash >> (64 - SHARD_BITS)];
+    smp_mb__after_rmw();
+    if (unlikely(qatomic_read(&n_waiting)) &&
+        memswap_pin_room(engine) >= qatomic_read(&waiting_need)) {
+        wake_waiting();
+    }
 }
 
-static void record(void *key, void *host, uint64_t size, bool pinned)
+static void release(const MemswapHeld *map)
 {
-    Shard *shard = shard_of(key);
-    Map *map = g_new(Map, 1);
-    Map *first, **link;
-
-    *map = (Map) { .host = host, .size = size, .pinned = pinned };
-    QEMU_LOCK_GUARD(&shard->lock);
-    first = g_hash_table_lookup(shard->maps, key);
-    for (link = &first; *link && (*link)->size < size; link = &(*link)->next) {
-        ;
+    trace_memswap_unmap(map->host, map->size);
+    if (map->pinned) {
+        memswap_unpin(memswap_engine(), map->host, map->size);
+        memswap_pins_room();
     }
-    map->next = *link;
-    *link = map;
-    g_hash_table_insert(shard->maps, key, first);
 }
 
-static void release(void *key)
+bool memswap_do_wait_to_map(QEMUBH *bh)
 {
-    Shard *shard = shard_of(key);
-    g_autofree Map *map = NULL;
+    if (!mapper.refused) {
+        return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&waiting_lock) {
+        g_ptr_array_add(waiting, bh);
+        qatomic_set(&n_waiting, waiting->len);
+        qatomic_set(&waiting_need, MIN(waiting_need, mapper.refused));
+    }
+    /* who unpins looks for us after that: we look at what it did after this */
+    smp_mb();
+    pin_tried(memswap_engine());
+    return true;
+}
 
-    WITH_QEMU_LOCK_GUARD(&shard->lock) {
-        map = g_hash_table_lookup(shard->maps, key);
-        if (map && map->next) {
-            g_hash_table_insert(shard->maps, key, map->next);
-        } else {
-            g_hash_table_remove(shard->maps, key);
-        }
-    }
-    if (map) {
-        trace_memswap_unmap(map->host, map->size);
-        if (map->pinned) {
-            memswap_unpin(memswap_engine(), map->host, map->size);
-        }
-    }
+void memswap_do_stop_waiting(QEMUBH *bh)
+{
+    QEMU_LOCK_GUARD(&waiting_lock);
+    g_ptr_array_remove(waiting, bh);
+    qatomic_set(&n_waiting, waiting->len);
 }
 
 /*
@@ -111,62 +157,168 @@ static void release(void *key)
  * accesses that has to wait.  Where the kernel can't, for which it would be a
  * bad address, this waits in its place, by an access.
  */
-static bool pin_for_kernel(MemswapEngine *engine, const void *host,
-                           uint64_t size)
+static int pin_for_kernel(MemswapEngine *engine, const void *host,
+                          uint64_t size, unsigned int flags)
 {
     /* volatile: all that counts is the access */
     const volatile uint8_t *bytes = host;
+    int ret;
 
-    while (memswap_pin(engine, host, size)) {
-        if (!memswap_user_mode_only(memswap_object())) {
-            return false;
+    while ((ret = memswap_pin_with(engine, host, size, flags))) {
+        if (ret == -ENOBUFS || !memswap_user_mode_only(memswap_object())) {
+            return ret;
         }
         for (uint64_t i = 0; i < size; i += qemu_real_host_page_size()) {
             (void)bytes[i];
         }
         (void)bytes[size - 1];
     }
+    return 0;
+}
+
+/* Tell the operator whose map failed, or whose rings are not pinned. */
+static void tell_refused(const void *who, uint64_t size, bool holds)
+{
+    static int64_t told;
+    int64_t now = memswap_held_clock();
+    int64_t last = qatomic_read(&told);
+    g_autofree char *name = NULL;
+    MemswapStats stats;
+
+    if ((last && now - last < TELL_NS) ||
+        qatomic_cmpxchg(&told, last, now) != last) {
+        return;
+    }
+    name = memswap_holder_name(who);
+    memswap_get_stats(memswap_engine(), &stats);
+    error_report("memswap: %s can't have %" PRIu64 " KiB of guest RAM pinned"
+                 " for %s: %" PRIu64 " KiB of at most %" PRIu64 " are: raise"
+                 " limit or pin-limit", name ?: "a device",
+                 DIV_ROUND_UP(size, KiB), holds ? "long" : "I/O",
+                 stats.pinned / KiB,
+                 (holds ? stats.pin_limit / 2 : stats.pin_limit) / KiB);
+    qapi_event_send_memswap_pin_limit(name, size);
+}
+
+/* Bytes of the pages that it takes to pin a range. */
+static uint64_t span(RAMBlock *rb, uint64_t offset, uint64_t size)
+{
+    uint64_t page = qemu_ram_pagesize(rb);
+
+    return ROUND_UP(offset + size, page) - ROUND_DOWN(offset, page);
+}
+
+bool memswap_do_map(AddressSpace *as, RAMBlock *rb, uint64_t offset,
+                    uint64_t *size)
+{
+    MemswapEngine *engine = memswap_engine();
+    MemswapHeld map = {
+        .key = rb->host + offset,
+        .host = rb->host + offset,
+        .who = mapper.who ?: as,
+        .use = mapper.holds ? MEMSWAP_PIN_USE_BUFFERS : MEMSWAP_PIN_USE_IO,
+        .since = memswap_held_clock(),
+    };
+
+    if (engine && !mapper.to_discard) {
+        int ret = pin_for_kernel(engine, map.host, *size,
+                                 mapper.holds ? MEMSWAP_PIN_HOLD : 0);
+
+        if (ret == -ENOBUFS && mapper.first && *size > FIRST_SIZE) {
+            *size = FIRST_SIZE;
+            ret = pin_for_kernel(engine, map.host, *size, 0);
+        }
+        if (ret == -ENOBUFS) {
+            trace_memswap_map_refused(map.host, *size);
+            if (!mapper.in_parts) {
+                tell_refused(map.who, *size, mapper.holds);
+            }
+            mapper.refused = span(rb, offset, *size);
+        }
+        pin_tried(engine);
+        if (ret == -ENOBUFS) {
+            return false;
+        }
+        map.pinned = ret == 0;
+    }
+    map.size = *size;
+    trace_memswap_map(map.host, map.size, map.pinned);
+    memswap_held_add(&map);
     return true;
 }
 
-void memswap_do_map(RAMBlock *rb, uint64_t offset, uint64_t size)
+void memswap_do_unmap(void *host, uint64_t size)
 {
-    MemswapEngine *engine = memswap_engine();
-    void *host = rb->host + offset;
-    /* To refuse the map would make device models try again for ever. */
-    bool pinned = engine && !to_discard && pin_for_kernel(engine, host, size);
+    MemswapHeld map;
 
-    trace_memswap_map(host, size, pinned);
-    record(host, host, size, pinned);
-}
-
-void memswap_do_unmap(void *host)
-{
-    release(host);
-}
-
-void memswap_do_cache_map(void *cache, void *host, uint64_t size)
-{
-    MemswapEngine *engine = memswap_engine();
-
-    if (host) {
-        /* Without the pin, a page that is lost is met when it is used. */
-        bool pinned = engine && memswap_pin(engine, host, size) == 0;
-
-        record(cache, host, size, pinned);
+    if (memswap_held_take(host, &map) ||
+        memswap_held_take_around(host, size, &map)) {
+        release(&map);
+    } else {
+        trace_memswap_unmap_unknown(host, size);
     }
 }
 
-void memswap_do_cache_unmap(void *cache)
+void memswap_do_unmap_rest(const QEMUIOVector *qiov, int mapped)
 {
-    release(cache);
+    while (mapped-- > qiov->niov) {
+        MemswapHeld map;
+
+        /* if it is no buffer of QEMU's own */
+        if (memswap_held_take(qiov->iov[mapped].iov_base, &map)) {
+            release(&map);
+        }
+    }
+}
+
+void memswap_do_rings_map(const void *device, MemoryRegionCache *cache)
+{
+    MemswapEngine *engine = memswap_engine();
+    MemswapHeld map = {
+        .key = cache,
+        .host = cache->ptr,
+        .size = cache->len,
+        .who = device,
+        .use = MEMSWAP_PIN_USE_QUEUES,
+        .since = memswap_held_clock(),
+    };
+
+    if (!map.host) {
+        return;
+    }
+    if (engine) {
+        /* Without the pin, a page that is lost is met when it is used. */
+        int ret = memswap_pin_with(engine, map.host, map.size,
+                                   MEMSWAP_PIN_HOLD);
+
+        if (ret == -ENOBUFS) {
+            tell_refused(device, map.size, true);
+        }
+        pin_tried(engine);
+        map.pinned = ret == 0;
+    }
+    memswap_held_add(&map);
+}
+
+void memswap_do_rings_unmap(MemoryRegionCache *cache)
+{
+    MemswapHeld map;
+
+    if (memswap_held_take(cache, &map)) {
+        release(&map);
+    }
 }
 
 bool memswap_do_pin(const void *host, uint64_t size)
 {
     MemswapEngine *engine = memswap_engine();
+    bool pinned = engine &&
+                  pin_for_kernel(engine, host, size, MEMSWAP_PIN_FORCE) == 0;
 
-    return engine && pin_for_kernel(engine, host, size);
+    if (pinned) {
+        pin_tried(engine);
+    }
+    return pinned;
 }
 
 void memswap_do_unpin(const void *host, uint64_t size)
@@ -174,31 +326,93 @@ void memswap_do_unpin(const void *host, uint64_t size)
     int saved_errno = errno;
 
     memswap_unpin(memswap_engine(), host, size);
+    memswap_pins_room();
     errno = saved_errno;
+}
+
+void memswap_do_maps_for(const void *device, bool holds)
+{
+    mapper.who = device;
+    mapper.holds = holds;
+}
+
+void memswap_do_maps_parts(bool begin, bool first)
+{
+    mapper.in_parts = begin;
+    mapper.first = first;
+    if (first) {
+        mapper.refused = 0;
+    }
 }
 
 void memswap_do_maps_to_discard(bool begin)
 {
-    to_discard = begin;
+    mapper.to_discard = begin;
+}
+
+bool memswap_pins_checked(void)
+{
+#ifdef CONFIG_DEBUG_MUTEX
+    return true;
+#else
+    return g_getenv("MEMSWAP_CHECK_PINS");
+#endif
+}
+
+void memswap_pins_leaked(const MemswapHeld *map)
+{
+    g_autofree char *name = memswap_holder_name(map->who);
+
+    error_report("memswap: %s leaks its map of %" PRIu64 " bytes at %p",
+                 name ?: "a device", map->size, map->host);
+    abort();
+}
+
+/*
+ * At the end of QEMU, with all I/O done: every pin has somebody in the table
+ * whose it is.  But a device process may ask for pages still, which takes a
+ * pin for a moment.
+ */
+static void check_at_exit(Notifier *notifier, void *data)
+{
+    g_autoptr(GArray) maps = memswap_held_take_all();
+    MemswapStats stats;
+
+    for (guint i = 0; i < maps->len; i++) {
+        release(&g_array_index(maps, MemswapHeld, i));
+    }
+    for (int i = 0; i < 1000; i++) {
+        memswap_get_stats(memswap_engine(), &stats);
+        if (!stats.pinned) {
+            break;
+        }
+        g_usleep(1000);
+    }
+    if (stats.pinned) {
+        error_report("memswap: %" PRIu64 " bytes of guest RAM are pinned for"
+                     " nobody", stats.pinned);
+        abort();
+    }
 }
 
 /*
  * The machine has just been built: nothing runs yet that could undo a map
- * meanwhile, and the engine never waits for us, so the lock may be held.
+ * meanwhile.
  */
 void memswap_pins_start(MemswapEngine *engine)
 {
-    for (int i = 0; i < ARRAY_SIZE(shards); i++) {
-        GHashTableIter iter;
-        Map *map;
+    static Notifier exit_check = { .notify = check_at_exit };
+    g_autoptr(GArray) maps = memswap_held_take_all();
 
-        QEMU_LOCK_GUARD(&shards[i].lock);
-        g_hash_table_iter_init(&iter, shards[i].maps);
-        while (g_hash_table_iter_next(&iter, NULL, (gpointer *)&map)) {
-            for (; map; map = map->next) {
-                map->pinned = map->pinned ||
-                    memswap_pin(engine, map->host, map->size) == 0;
-            }
-        }
+    for (guint i = 0; i < maps->len; i++) {
+        MemswapHeld *map = &g_array_index(maps, MemswapHeld, i);
+
+        map->pinned = map->pinned ||
+            memswap_pin_with(engine, map->host, map->size,
+                             MEMSWAP_PIN_FORCE) == 0;
+        memswap_held_add(map);
+    }
+    if (memswap_pins_checked()) {
+        qemu_add_exit_notifier(&exit_check);
     }
 }

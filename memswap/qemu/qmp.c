@@ -41,6 +41,8 @@ static MemswapSettingsInfo *query_settings(MemswapEngine *engine,
         .readahead = settings.readahead,
         .has_keep_copies = settings.keep_copies != MEMSWAP_KEEP_AUTO,
         .keep_copies = settings.keep_copies,
+        .has_pin_limit = settings.pin_limit != 0,
+        .pin_limit = settings.pin_limit,
         .huge_regions = stats->huge_supported,
         .when_full = memswap_when_full_to_qapi(settings.when_full),
         .fault_mode = memswap_inline(ms) ? MEMSWAP_FAULT_THREAD_INLINE :
@@ -145,6 +147,19 @@ static MemswapReclaimInfo *query_reclaim(const MemswapStats *stats)
     return info;
 }
 
+static MemswapPinInfo *query_pins(const MemswapStats *stats)
+{
+    MemswapPinInfo *info = g_new(MemswapPinInfo, 1);
+
+    *info = (MemswapPinInfo) {
+        .bytes = stats->pinned,
+        .limit = stats->pin_limit,
+        .refused = stats->pins_refused,
+        .holders = memswap_query_holders(),
+    };
+    return info;
+}
+
 MemswapInfo *qmp_query_memswap(Error **errp)
 {
     MemswapInfo *info = g_new0(MemswapInfo, 1);
@@ -159,6 +174,7 @@ MemswapInfo *qmp_query_memswap(Error **errp)
         info->pool = query_pool(&stats);
         info->faults = query_faults(&stats);
         info->reclaim = query_reclaim(&stats);
+        info->pins = query_pins(&stats);
         info->has_working_sets = true;
         info->working_sets = memswap_query_working_sets(engine);
         info->has_refault_curve = true;
@@ -188,6 +204,7 @@ void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
                      bool has_compression_level, int64_t compression_level,
                      bool has_readahead, uint64_t readahead,
                      bool has_keep_copies, uint64_t keep_copies,
+                     bool has_pin_limit, uint64_t pin_limit,
                      bool has_when_full, MemswapWhenFull when_full,
                      Error **errp)
 {
@@ -215,6 +232,9 @@ void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
     if (has_keep_copies) {
         settings.keep_copies = keep_copies;
     }
+    if (has_pin_limit) {
+        settings.pin_limit = pin_limit;
+    }
     if (has_compression_level) {
         settings.compression_level = MAX(INT_MIN,
                                          MIN(compression_level, INT_MAX));
@@ -227,7 +247,9 @@ void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
     }
     if (memswap_set_settings(engine, &settings, &message)) {
         error_setg(errp, "memswap: %s", message);
+        return;
     }
+    memswap_pins_room();
 }
 
 void qmp_memswap_forget_lost(Error **errp)

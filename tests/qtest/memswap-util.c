@@ -24,6 +24,12 @@
 
 #define MONITOR "-chardev socket,id=more,fd=%d -mon chardev=more,mode=control "
 
+/* Each QEMU looks for pins that nobody has, when it ends. */
+static void __attribute__((__constructor__)) check_pins(void)
+{
+    g_setenv("MEMSWAP_CHECK_PINS", "1", true);
+}
+
 static const char *qemu_binary(void)
 {
     const char *binary = g_getenv("QTEST_QEMU_BINARY");

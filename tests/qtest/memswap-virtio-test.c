@@ -5,74 +5,16 @@
  */
 
 #include "qemu/osdep.h"
-#include "libqos/libqos-pc.h"
-#include "libqos/malloc-pc.h"
-#include "libqos/pci-pc.h"
-#include "libqos/virtio.h"
-#include "libqos/virtio-pci.h"
 #include "qemu/bswap.h"
 #include "standard-headers/linux/virtio_mem.h"
-#include "memswap-util.h"
+#include "memswap-driver.h"
 
 /* Guest RAM out of the way of the driver's own. */
 #define BASE (64 * MIB)
 
-/* A virtio device and its driver, which is us. */
-typedef struct Driver {
-    QTestState *qts;
-    QGuestAllocator alloc;
-    QPCIBus *bus;
-    QVirtioPCIDevice *pci;
-    QVirtioDevice *device;
-} Driver;
-
-/* The device must be in slot 4. */
 static void start(Driver *driver, const char *args)
 {
-    QPCIAddress address = { .devfn = QPCI_DEVFN(4, 0) };
-    QTestState *qts = qtest_initf("%s -nodefaults -memswap limit=16M,"
-                                  "fault-mode=%s", args, fault_mode);
-    uint64_t features;
-
-    driver->qts = qts;
-    pc_alloc_init(&driver->alloc, qts, 0);
-    driver->bus = qpci_new_pc(qts, &driver->alloc);
-    driver->pci = virtio_pci_new(driver->bus, &address);
-    g_assert_nonnull(driver->pci);
-    driver->device = &driver->pci->vdev;
-    qvirtio_pci_device_enable(driver->pci);
-    qvirtio_start_device(driver->device);
-    features = qvirtio_get_features(driver->device);
-    features &= ~(QVIRTIO_F_BAD_FEATURE | (1ull << VIRTIO_RING_F_EVENT_IDX) |
-                  (1ull << VIRTIO_RING_F_INDIRECT_DESC));
-    qvirtio_set_features(driver->device, features);
-}
-
-static void end(Driver *driver)
-{
-    qvirtio_pci_device_disable(driver->pci);
-    qos_object_destroy((QOSGraphObject *)driver->pci);
-    qpci_free_pc(driver->bus);
-    alloc_destroy(&driver->alloc);
-    qtest_quit(driver->qts);
-}
-
-static QVirtQueue *add_queue(Driver *driver, uint16_t index)
-{
-    return qvirtqueue_setup(driver->device, &driver->alloc, index);
-}
-
-static void remove_queue(Driver *driver, QVirtQueue *queue)
-{
-    qvirtqueue_cleanup(driver->device->bus, queue, &driver->alloc);
-}
-
-/* Make what was added from @head on known, and wait until it is used. */
-static void submit(Driver *driver, QVirtQueue *queue, uint32_t head)
-{
-    qvirtqueue_kick(driver->qts, driver->device, queue, head);
-    qvirtio_wait_used_elem(driver->qts, driver->device, queue, head, NULL,
-                           PATIENCE_US);
+    driver_start(driver, "limit=16M", args);
 }
 
 static void expect_zero(QTestState *qts, uint64_t addr, uint64_t size)
@@ -93,8 +35,8 @@ static void send_pages(Driver *driver, QVirtQueue *queue, uint64_t addr,
         numbers[i] = cpu_to_le32(addr / PAGE + i);
     }
     qtest_bufwrite(driver->qts, buffer, numbers, bytes);
-    submit(driver, queue, qvirtqueue_add(driver->qts, queue, buffer, bytes,
-                                         false, false));
+    driver_submit(driver, queue, qvirtqueue_add(driver->qts, queue, buffer,
+                                                bytes, false, false));
     guest_free(&driver->alloc, buffer);
 }
 
@@ -107,8 +49,8 @@ static void balloon(void)
 
     start(&driver, "-m 128M -device virtio-balloon-pci,addr=4.0");
     qts = driver.qts;
-    inflate = add_queue(&driver, 0);
-    deflate = add_queue(&driver, 1);
+    inflate = driver_add_queue(&driver, 0);
+    deflate = driver_add_queue(&driver, 1);
     qvirtio_set_driver_ok(driver.device);
 
     for (unsigned int round = 1; round <= 2; round++) {
@@ -135,9 +77,33 @@ static void balloon(void)
         expect_within_limit(qts);
         expect_sums(qts);
     }
-    remove_queue(&driver, inflate);
-    remove_queue(&driver, deflate);
-    end(&driver);
+    driver_remove_queue(&driver, inflate);
+    driver_remove_queue(&driver, deflate);
+    driver_end(&driver);
+}
+
+/* Hinting is for migration; that the balloon can do it changes nothing. */
+static void hinting(void)
+{
+    Driver driver;
+    QVirtQueue *inflate;
+    QTestState *qts;
+
+    start(&driver, "-m 128M -object iothread,id=hints -device"
+          " virtio-balloon-pci,addr=4.0,free-page-hint=on,iothread=hints");
+    qts = driver.qts;
+    inflate = driver_add_queue(&driver, 0);
+    qvirtio_set_driver_ok(driver.device);
+    fill(qts, BASE, 24 * MIB, CONTENT_RANDOM, 1);
+    send_pages(&driver, inflate, BASE + 2 * MIB, 20 * MIB);
+    expect_zero(qts, BASE + 2 * MIB, 20 * MIB);
+    check(qts, BASE, 2 * MIB, CONTENT_RANDOM, 1);
+    check(qts, BASE + 22 * MIB, 2 * MIB, CONTENT_RANDOM, 1);
+    expect_sums(qts);
+    qvirtio_reset(driver.device);
+    expect_soon(qts, "memory", "pinned", 0);
+    driver_remove_queue(&driver, inflate);
+    driver_end(&driver);
 }
 
 /* The guest reports ranges as free: no page may come in for that. */
@@ -152,7 +118,7 @@ static void reporting(void)
     start(&driver, "-m 128M "
           "-device virtio-balloon-pci,addr=4.0,free-page-reporting=on");
     qts = driver.qts;
-    queue = add_queue(&driver, 3);
+    queue = driver_add_queue(&driver, 3);
     qvirtio_set_driver_ok(driver.device);
     fill(qts, BASE, 24 * MIB, CONTENT_RANDOM, 1);
     reclaim(qts, 128 * MIB);
@@ -164,7 +130,7 @@ static void reporting(void)
                                         4 * MIB, true, i < 4);
         head = i ? head : added;
     }
-    submit(&driver, queue, head);
+    driver_submit(&driver, queue, head);
     g_assert_cmpuint(number(qts, "memory", "untouched"), >=,
                      untouched + 20 * MIB - 32 * PAGE);
     /* The rings may have been out. */
@@ -175,8 +141,8 @@ static void reporting(void)
     expect_zero(qts, BASE + 2 * MIB, 20 * MIB);
     check(qts, BASE + 22 * MIB, 2 * MIB, CONTENT_RANDOM, 1);
     expect_sums(qts);
-    remove_queue(&driver, queue);
-    end(&driver);
+    driver_remove_queue(&driver, queue);
+    driver_end(&driver);
 }
 
 static void request(Driver *driver, QVirtQueue *queue, uint16_t type,
@@ -196,7 +162,7 @@ static void request(Driver *driver, QVirtQueue *queue, uint16_t type,
     qtest_bufwrite(driver->qts, out, &resp, sizeof(resp));
     head = qvirtqueue_add(driver->qts, queue, in, sizeof(req), false, true);
     qvirtqueue_add(driver->qts, queue, out, sizeof(resp), true, false);
-    submit(driver, queue, head);
+    driver_submit(driver, queue, head);
     qtest_bufread(driver->qts, out, &resp, sizeof(resp));
     g_assert_cmpint(le16_to_cpu(resp.type), ==, VIRTIO_MEM_RESP_ACK);
     guest_free(&driver->alloc, in);
@@ -219,7 +185,7 @@ static void virtio_mem(void)
           "-object memory-backend-memfd,id=mem,size=128M,reserve=off"
           " -device virtio-mem-pci,id=vm,memdev=mem,addr=4.0");
     qts = driver.qts;
-    queue = add_queue(&driver, 0);
+    queue = driver_add_queue(&driver, 0);
     qvirtio_set_driver_ok(driver.device);
     addr = config(&driver, offsetof(struct virtio_mem_config, addr));
     block_size = config(&driver, offsetof(struct virtio_mem_config,
@@ -258,8 +224,8 @@ static void virtio_mem(void)
         g_assert_cmpint(block_number(qts, "mem", "stored"), ==, 0);
         expect_sums(qts);
     }
-    remove_queue(&driver, queue);
-    end(&driver);
+    driver_remove_queue(&driver, queue);
+    driver_end(&driver);
 }
 
 #define QUEUES 48
@@ -278,7 +244,7 @@ static void pins(void)
     qts = driver.qts;
     g_assert_cmpuint(number(qts, "memory", "pinned"), ==, 0);
     for (int i = 0; i < QUEUES; i++) {
-        queues[i] = add_queue(&driver, i);
+        queues[i] = driver_add_queue(&driver, i);
     }
     qvirtio_set_driver_ok(driver.device);
 
@@ -302,15 +268,16 @@ static void pins(void)
                              " { 'limit': 1048576 } }");
     expect_sums(qts);
     for (int i = 0; i < QUEUES; i++) {
-        remove_queue(&driver, queues[i]);
+        driver_remove_queue(&driver, queues[i]);
     }
-    end(&driver);
+    driver_end(&driver);
 }
 
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     add_in_both_modes("memswap/virtio/balloon", balloon);
+    add_in_both_modes("memswap/virtio/hinting", hinting);
     add_in_both_modes("memswap/virtio/reporting", reporting);
     add_in_both_modes("memswap/virtio/mem", virtio_mem);
     add_in_both_modes("memswap/virtio/pins", pins);
