@@ -15,6 +15,10 @@
 #include "qemu/atomic.h"
 #include "qemu/compiler.h"
 
+struct CharBackend;
+struct vhost_dev;
+struct vhost_memory_region;
+
 extern bool memswap_on;
 
 struct QEMUIOVector;
@@ -249,6 +253,143 @@ static inline bool memswap_manages(RAMBlock *rb)
  * Returns 0 or a negative errno, which has been reported.
  */
 int memswap_discard_ram(RAMBlock *rb, uint64_t start, uint64_t size);
+
+/*
+ * vhost-user backends (hw/virtio/vhost-user.c).
+ *
+ * Which of the protocol features @offered to acknowledge besides QEMU's own:
+ * that of a backend that says what it uses, if it can have tables.
+ */
+uint64_t memswap_do_vhost_user_pins(struct vhost_dev *dev,
+                                    struct CharBackend *chr,
+                                    uint64_t offered);
+
+static inline uint64_t memswap_vhost_user_pins(struct vhost_dev *dev,
+                                               struct CharBackend *chr,
+                                               uint64_t offered)
+{
+    return memswap_is_on() ? memswap_do_vhost_user_pins(dev, chr, offered) : 0;
+}
+
+/*
+ * What was acknowledged is known, and the backend has no memory yet.  If it
+ * doesn't say what it uses, this returns once all that it could reach stays
+ * resident.  False with @errp set if that can't be.
+ */
+bool memswap_do_vhost_user_attach(struct vhost_dev *dev,
+                                  struct CharBackend *chr, Error **errp);
+
+static inline bool memswap_vhost_user_attach(struct vhost_dev *dev,
+                                             struct CharBackend *chr,
+                                             Error **errp)
+{
+    return !memswap_is_on() || memswap_do_vhost_user_attach(dev, chr, errp);
+}
+
+/* Was the last backend that came refused?  Then another try is no use. */
+extern bool memswap_vhost_user_was_refused;
+
+static inline bool memswap_vhost_user_refused(void)
+{
+    return memswap_is_on() && memswap_vhost_user_was_refused;
+}
+
+/*
+ * The backend is about to get a region of memory, all of which is in block
+ * @rb.  Returns 1 with the payload of a VHOST_USER_SET_MEMSWAP_TABLE at
+ * @message, and what goes with it in @fds, which stay memswap's; 0 if there is
+ * nothing to tell; or a negative errno, which has been reported: it must not
+ * get the region.
+ */
+int memswap_do_vhost_user_table(struct vhost_dev *dev, RAMBlock *rb,
+                                const struct vhost_memory_region *region,
+                                void *message, int *fds);
+
+static inline int memswap_vhost_user_table(
+    struct vhost_dev *dev, RAMBlock *rb,
+    const struct vhost_memory_region *region, void *message, int *fds)
+{
+    return memswap_is_on() ?
+        memswap_do_vhost_user_table(dev, rb, region, message, fds) : 0;
+}
+
+/*
+ * Which descriptor to give to the backend in place of @fd, which is the
+ * block's.  It stays memswap's.
+ */
+int memswap_do_vhost_user_fd(struct vhost_dev *dev, RAMBlock *rb, int fd);
+
+static inline int memswap_vhost_user_fd(struct vhost_dev *dev, RAMBlock *rb,
+                                        int fd)
+{
+    return memswap_is_on() ? memswap_do_vhost_user_fd(dev, rb, fd) : fd;
+}
+
+/*
+ * Is memory to be swapped for a backend with these protocol features by way of
+ * its page faults?  Then it gets all regions in one message.
+ */
+bool memswap_do_vhost_user_may_fault(uint64_t features);
+
+static inline bool memswap_vhost_user_may_fault(uint64_t features)
+{
+    return memswap_is_on() && memswap_do_vhost_user_may_fault(features);
+}
+
+/* Is it done?  To be asked once it is attached. */
+bool memswap_do_vhost_user_faults(struct vhost_dev *dev);
+
+static inline bool memswap_vhost_user_faults(struct vhost_dev *dev)
+{
+    return memswap_is_on() && memswap_do_vhost_user_faults(dev);
+}
+
+/*
+ * Has the backend mapped just these regions already?  Sent once more, DPDK
+ * doesn't answer with where.
+ */
+bool memswap_do_vhost_user_has_mapped(struct vhost_dev *dev);
+
+static inline bool memswap_vhost_user_has_mapped(struct vhost_dev *dev)
+{
+    return memswap_is_on() && memswap_do_vhost_user_has_mapped(dev);
+}
+
+/*
+ * The backend has mapped its regions of memory, at @bases, and will have their
+ * faults reported through @uffd; it touches nothing yet.  Returns 0 or a
+ * negative errno, which has been reported.
+ */
+int memswap_do_vhost_user_mapped(struct vhost_dev *dev, int uffd,
+                                 const uint64_t *bases);
+
+static inline int memswap_vhost_user_mapped(struct vhost_dev *dev, int uffd,
+                                            const uint64_t *bases)
+{
+    return memswap_is_on() ?
+        memswap_do_vhost_user_mapped(dev, uffd, bases) : 0;
+}
+
+/*
+ * It may use them.  Where rings were in what it had mapped before, it is told
+ * once more.  Returns what vhost_set_vring_addr() does.
+ */
+int memswap_do_vhost_user_move_rings(struct vhost_dev *dev);
+
+static inline int memswap_vhost_user_move_rings(struct vhost_dev *dev)
+{
+    return memswap_is_on() ? memswap_do_vhost_user_move_rings(dev) : 0;
+}
+
+/* The connection to the backend is about to be forgotten. */
+void memswap_do_vhost_user_detach(struct vhost_dev *dev);
+
+static inline void memswap_vhost_user_detach(struct vhost_dev *dev)
+{
+    if (memswap_is_on()) {
+        memswap_do_vhost_user_detach(dev);
+    }
+}
 
 /* Refusals: true with @errp set if this can't be had together with memswap. */
 bool memswap_refuses_loadvm(Error **errp);

@@ -12,20 +12,24 @@
 #include "exec/memory.h"
 #include "hw/boards.h"
 #include "hw/core/cpu.h"
+#include "hw/mem/pc-dimm.h"
 #include "hw/qdev-core.h"
 #include "hw/xen/xen.h"
 #include "memswap/hooks.h"
 #include "migration/blocker.h"
 #include "qapi/error.h"
 #include "qapi/util.h"
+#include "qemu/cutils.h"
 #include "qobject/qbool.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "qobject/qnum.h"
 #include "qobject/qstring.h"
 #include "system/kvm.h"
 #include "system/runstate.h"
 #include "system/system.h"
 #include "system/xen.h"
+#include "devices.h"
 #include "glue.h"
 
 #define NO_MIGRATION "memswap: migration and snapshots are not supported yet"
@@ -80,6 +84,31 @@ static bool wants_our_iothread(const QDict *opts)
     return false;
 }
 
+/* By how much does this device make guest RAM larger?  In bytes. */
+static uint64_t memory_of(const char *driver, const QDict *opts)
+{
+    const char *id = qdict_get_try_str(opts, "memdev");
+    QObject *value = qdict_get(opts, "requested-size");
+    QString *text = qobject_to(QString, value);
+    QNum *number = qobject_to(QNum, value);
+    uint64_t size = 0;
+    Object *backend;
+
+    if (g_str_has_prefix(driver, "virtio-mem")) {
+        if (number) {
+            qnum_get_try_uint(number, &size);
+        } else if (text &&
+                   qemu_strtosz(qstring_get_str(text), NULL, &size)) {
+            size = 0;
+        }
+        return size;
+    }
+    backend = id && !strcmp(driver, TYPE_PC_DIMM) ?
+              object_resolve_path_component(object_get_objects_root(), id) :
+              NULL;
+    return backend ? object_property_get_uint(backend, "size", NULL) : 0;
+}
+
 /* Called for every device that is asked for, at start or at run time. */
 static bool check_device(DeviceListener *listener, const QDict *opts,
                          bool from_json, Error **errp)
@@ -95,6 +124,9 @@ static bool check_device(DeviceListener *listener, const QDict *opts,
                        refused_devices[i].what);
             return false;
         }
+    }
+    if (!memswap_processes_allow_more(memory_of(driver, opts), errp)) {
+        return false;
     }
     if (g_str_has_prefix(driver, "virtio-mem") && is_true(opts, "prealloc")) {
         error_setg(errp, "memswap: virtio-mem can't preallocate memory that is"
@@ -123,13 +155,15 @@ static DeviceListener device_listener = {
     .unrealize = device_goes,
 };
 
+/*
+ * Asked for a netdev, before there is a connection: refused later, it would
+ * wait for another one for ever.  So what its backend offers isn't asked for,
+ * unless it was stated that it is one that doesn't keep memory resident.
+ */
 bool memswap_refuses_vhost_user(Error **errp)
 {
-    if (memswap_is_on()) {
-        error_setg(errp, "memswap: vhost-user devices are not supported yet");
-        return true;
-    }
-    return false;
+    return memswap_is_on() && memswap_object()->vhost_user_dma &&
+           !memswap_processes_allow_one(errp);
 }
 
 /* The kernel's worker accesses guest RAM by itself. */

@@ -39,6 +39,7 @@ struct MemswapObject {
     char *iothread_id;
     MemswapFaultThread fault_mode;
     bool huge_regions;
+    bool vhost_user_dma;    /* may vhost-user devices use DMA of their own? */
 
     /* Set when the object is completed. */
     int uffd;               /* the engine's once it runs */
@@ -125,6 +126,14 @@ unsigned int memswap_ram_each(const char *name,
                                           const char *name, uint64_t size,
                                           void *opaque),
                               void *opaque);
+
+/*
+ * What the guest may use of managed RAM, in bytes: of virtio-mem, what is
+ * plugged now.  With the BQL.
+ */
+uint64_t memswap_ram_usable(void);
+/* Where the managed block with this name is; NULL: none.  With the BQL. */
+void *memswap_ram_host(const char *name);
 
 /* pins.c: pin what was mapped before the engine ran. */
 void memswap_pins_start(MemswapEngine *engine);

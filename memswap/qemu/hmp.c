@@ -77,6 +77,7 @@ static void print_memory(GString *text, const MemswapMemoryInfo *memory)
     print_size(text, "  pinned", memory->pinned);
     print_size(text, "  huge", memory->huge);
     print_size(text, "  copies kept", memory->kept);
+    print_size(text, "  for devices", memory->retained);
     print_size(text, "  peak", memory->peak_resident);
     print_size(text, "stored", memory->stored);
     print_size(text, "zero", memory->zero);
@@ -206,6 +207,25 @@ static void print_blocks(GString *text, const MemswapRamBlockList *list)
     }
 }
 
+static void print_devices(GString *text, const MemswapDeviceList *list)
+{
+    if (list) {
+        g_string_append(text, "device processes\n");
+    }
+    for (; list; list = list->next) {
+        const MemswapDevice *device = list->value;
+        g_autofree char *resident = size_to_str(device->resident);
+        g_autofree char *reachable = size_to_str(device->reachable);
+
+        g_string_append_printf(text, "  %s (%s): %s%s, %s %s of %s\n",
+                               device->id ?: device->chardev, device->chardev,
+                               MemswapDeviceKind_str(device->kind),
+                               device->attached ? "" : ", leaving",
+                               device->has_pinned ? "has pinned" :
+                               "keeps resident", resident, reachable);
+    }
+}
+
 static void print_policies(GString *text, const MemswapLoadedPolicyList *list)
 {
     if (list) {
@@ -254,6 +274,7 @@ static HumanReadableText *info_memswap(Error **errp)
         print_pins(text, info->pins);
         print_working_sets(text, info->working_sets);
         print_curve(text, info->refault_curve);
+        print_devices(text, info->devices);
         print_policies(text, info->policies);
         print_blocks(text, info->blocks);
     }

@@ -222,6 +222,18 @@ static void set_huge_regions(Object *obj, bool value, Error **errp)
     }
 }
 
+static bool get_vhost_user_dma(Object *obj, Error **errp)
+{
+    return MEMSWAP(obj)->vhost_user_dma;
+}
+
+static void set_vhost_user_dma(Object *obj, bool value, Error **errp)
+{
+    if (can_be_set(MEMSWAP(obj), "vhost-user-dma", errp)) {
+        MEMSWAP(obj)->vhost_user_dma = value;
+    }
+}
+
 static int get_fault_mode(Object *obj, Error **errp)
 {
     return MEMSWAP(obj)->fault_mode;
@@ -256,6 +268,7 @@ static void memswap_instance_init(Object *obj)
     ms->uffd = -1;
     ms->fault_mode = MEMSWAP_FAULT_THREAD_AUTO;
     ms->huge_regions = true;
+    ms->vhost_user_dma = true;
     ms->settings = (MemswapSettings) {
         .pool_limit = UINT64_MAX,
         .codec = MEMSWAP_CODEC_LZ4,
@@ -325,6 +338,10 @@ static void memswap_class_init(ObjectClass *oc, void *data)
                                    set_huge_regions);
     object_class_property_set_description(oc, "huge-regions",
         "collapse warm memory into huge pages (default: on)");
+    object_class_property_add_bool(oc, "vhost-user-dma", get_vhost_user_dma,
+                                   set_vhost_user_dma);
+    object_class_property_set_description(oc, "vhost-user-dma",
+        "vhost-user devices may move data by DMA (default: on)");
     object_class_property_add_enum(oc, "when-full", "MemswapWhenFull",
                                    &MemswapWhenFull_lookup, get_when_full,
                                    set_when_full);

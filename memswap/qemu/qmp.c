@@ -14,6 +14,7 @@
 #include "qapi/util.h"
 #include "qemu/lockable.h"
 #include "qemu/thread.h"
+#include "devices.h"
 #include "glue.h"
 
 /* Makes reading, changing and writing the settings one step. */
@@ -64,6 +65,7 @@ static MemswapMemoryInfo *query_memory(const MemswapStats *stats)
         .pinned = stats->pinned,
         .huge = stats->huge,
         .kept = stats->kept,
+        .retained = stats->retained,
         .stored = stats->stored,
         .zero = stats->zero,
         .untouched = stats->untouched,
@@ -108,6 +110,7 @@ static MemswapFaultInfo *query_faults(const MemswapStats *stats)
         .zero = faults[MEMSWAP_FAULT_SAME],
         .stored = faults[MEMSWAP_FAULT_STORED],
         .waited = faults[MEMSWAP_FAULT_WAITED],
+        .remote = stats->remote_faults,
         .spurious = stats->spurious,
         .p50_ns = memswap_latency_percentile(stats->latency, 50),
         .p99_ns = memswap_latency_percentile(stats->latency, 99),
@@ -181,6 +184,8 @@ MemswapInfo *qmp_query_memswap(Error **errp)
         info->refault_curve = memswap_query_curve(engine);
         info->has_blocks = true;
         info->blocks = memswap_ram_query();
+        info->has_devices = true;
+        info->devices = memswap_processes_query(engine);
         info->has_policies = true;
         info->policies = memswap_policies_query(engine);
     }
@@ -242,7 +247,8 @@ void qmp_memswap_set(bool has_limit, uint64_t limit, bool has_pool_limit,
     if (has_when_full) {
         settings.when_full = memswap_when_full_from_qapi(when_full);
     }
-    if (!memswap_check_settings(&settings, memswap_object()->max_ram, errp)) {
+    if (!memswap_check_settings(&settings, memswap_object()->max_ram, errp) ||
+        (has_limit && !memswap_processes_allow_limit(limit, errp))) {
         return;
     }
     if (memswap_set_settings(engine, &settings, &message)) {

@@ -31,6 +31,7 @@
 #include "qemu/thread.h"
 #include "system/hostmem.h"
 #include "system/numa.h"
+#include "devices.h"
 #include "glue.h"
 #include "trace.h"
 
@@ -42,6 +43,7 @@ typedef struct Obstacle {
 
 typedef struct Ram {
     void *host;
+    HostMemoryBackend *backend; /* or NULL; as long as the block is there */
     char *name;
     uint64_t size;
     MemswapBlock *block;        /* NULL if not managed */
@@ -279,6 +281,7 @@ static Ram *add_ram(RAMBlock *rb)
     Ram *ram = g_new0(Ram, 1);
 
     ram->host = rb->host;
+    ram->backend = backend_of(rb);
     ram->name = g_strdup(name_of(rb));
     ram->size = rb->max_length;
     ram->reason = reason_not_to_manage(rb);
@@ -311,6 +314,8 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
     }
     if (!ram) {
         add_ram(rb);
+        /* before any device process can have it: we are the first listener */
+        memswap_processes_ram_changed(false);
     }
 }
 
@@ -320,7 +325,9 @@ static void block_removed(RAMBlockNotifier *n, void *host, size_t size,
     Ram *ram = find_ram(host);
 
     if (ram) {
+        memswap_vhost_user_forget_ram(host, ram->size);
         forget_ram(ram);
+        memswap_processes_ram_changed(true);
     }
 }
 
@@ -458,4 +465,56 @@ unsigned int memswap_ram_each(const char *name,
         }
     }
     return n;
+}
+
+void *memswap_ram_host(const char *name)
+{
+    Ram *ram;
+
+    QTAILQ_FOREACH(ram, &rams, next) {
+        if (ram->block && !strcmp(ram->name, name)) {
+            return ram->host;
+        }
+    }
+    return NULL;
+}
+
+typedef struct FindVirtioMem {
+    HostMemoryBackend *backend;
+    uint64_t size;
+    bool found;
+} FindVirtioMem;
+
+static int find_virtio_mem(Object *obj, void *opaque)
+{
+    FindVirtioMem *find = opaque;
+
+    if (object_dynamic_cast(obj, TYPE_VIRTIO_MEM) &&
+        object_property_get_link(obj, VIRTIO_MEM_MEMDEV_PROP, NULL) ==
+        OBJECT(find->backend)) {
+        find->size = object_property_get_uint(obj, VIRTIO_MEM_SIZE_PROP,
+                                              NULL);
+        find->found = true;
+        return 1;
+    }
+    return 0;
+}
+
+uint64_t memswap_ram_usable(void)
+{
+    uint64_t bytes = 0;
+    Ram *ram;
+
+    QTAILQ_FOREACH(ram, &rams, next) {
+        FindVirtioMem find = { .backend = ram->backend };
+
+        if (ram->block && ram->backend) {
+            object_child_foreach_recursive(object_get_root(),
+                                           find_virtio_mem, &find);
+        }
+        if (ram->block) {
+            bytes += find.found ? find.size : ram->size;
+        }
+    }
+    return bytes;
 }

@@ -22,6 +22,7 @@
 #include "system/reset.h"
 #include "system/runstate-action.h"
 #include "system/runstate.h"
+#include "devices.h"
 #include "glue.h"
 #include "guest.h"
 
@@ -189,7 +190,8 @@ static bool start(MemswapObject *ms, Error **errp)
     }
     qatomic_store_release(&the_engine, engine);
 
-    if (!memswap_ram_start(engine, errp)) {
+    if (!memswap_ram_start(engine, errp) ||
+        !memswap_processes_start(engine, errp)) {
         return false;
     }
     memswap_guest_start(engine);

@@ -114,6 +114,8 @@ static const Refusal refusals[] = {
       "memswap: blob resources are not supported yet: remove blob=on" },
     { "devices/vfio", ON "-device vfio-pci,host=0000:ff:1f.7",
       "memswap: VFIO devices are not supported yet" },
+    { "devices/vhost-scsi", ON "-device vhost-scsi-pci,wwpn=naa.1",
+      "memswap: vhost-scsi devices are not supported yet" },
     { "devices/virtio-mem-prealloc", ON "-m 128M,maxmem=256M"
       " -object memory-backend-memfd,id=mem,size=128M"
       " -device virtio-mem-pci,memdev=mem,prealloc=on",
@@ -135,7 +137,9 @@ static void refused_vhost_user(const void *opaque)
         ON "-chardev socket,id=c,path=memswap-%d,abstract=on,server=on,wait=off"
         " %s", getpid(), (const char *)opaque);
 
-    expect_refusal(args, "memswap: vhost-user devices are not supported yet");
+    expect_refusal(args, "memswap: vhost-user devices keep all guest RAM"
+                   " resident, 128 MiB, and the limit is 16 MiB: raise the"
+                   " limit, or use no vhost-user device");
 }
 
 /* A disk file, which must not be on tmpfs: beside the program. */
@@ -352,9 +356,6 @@ int main(int argc, char **argv)
                                                 refusals[i].name);
         qtest_add_data_func(path, &refusals[i], refused);
     }
-    qtest_add_data_func("memswap/refused/devices/vhost-user-blk",
-                        "-device vhost-user-blk-pci,chardev=c",
-                        refused_vhost_user);
     qtest_add_data_func("memswap/refused/devices/vhost-user-net",
                         "-netdev vhost-user,id=n,chardev=c"
                         " -device virtio-net-pci,netdev=n",
