@@ -25,7 +25,9 @@ class FirmwareVM(VM):
     def __init__(self, name, **options):
         super().__init__(name, memory=256 * MIB, accel='kvm', guest=False,
                          **options)
+        # A host may show a register to guests that it does not let QEMU set.
         self.add_args(
+            '-cpu', 'max,arch-capabilities=off',
             '-chardev', f'file,id=fw,path={self.log("firmware.log")}',
             '-device', 'isa-debugcon,iobase=0x402,chardev=fw',
             '-boot', 'reboot-timeout=-1')

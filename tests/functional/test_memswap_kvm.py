@@ -9,6 +9,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 import unittest
 
 from memswap_firmware import FirmwareVM, kvm_usable
+from memswap_qmp import QMPClosed
 from memswap_vm import MIB, MemswapTest, VMError
 
 
@@ -23,7 +24,7 @@ class Firmware(MemswapTest):
         try:
             plain.launch()
             works = plain.wait_end()
-        except VMError:
+        except (QMPClosed, VMError):
             works = False
         plain.kill()
         if not works:

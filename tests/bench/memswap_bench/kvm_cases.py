@@ -15,6 +15,7 @@ from .machine import Missing, Unable
 
 # pylint: disable=wrong-import-order
 from memswap_firmware import FirmwareVM, kvm_usable
+from memswap_qmp import QMPClosed
 from memswap_vm import MIB, VMError
 
 LIMIT = 16 * MIB
@@ -52,8 +53,10 @@ class Side:
             vm.launch()
             vm.sampler.stop()
             return self.measure(vm, work)
-        except VMError as error:
-            raise Unable(f'{error} {vm.stderr()}') from error
+        except (QMPClosed, VMError) as error:
+            # Without memswap it is KVM's fault.
+            raise (Unable if self.limit else Missing)(
+                f'{error} {vm.stderr()}') from error
         finally:
             vm.kill()
 
