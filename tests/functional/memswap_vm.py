@@ -34,6 +34,9 @@ GUEST = os.path.join(BUILD, 'guest')
 LOGS = os.path.join(BUILD, 'logs', 'functional')
 
 MIB = 1024 * 1024
+# How long the tests of scripts/check's stage "stress-devices" go on; 0: they
+# take as little time as others.
+STRESS_SECONDS = int(os.environ.get('MEMSWAP_STRESS_SECONDS', '0'))
 # How far the memfds may pass the limit.
 TOLERANCE = 1.01
 
@@ -66,7 +69,9 @@ class Sampler(threading.Thread):
         for name in os.listdir(directory):
             path = os.path.join(directory, name)
             try:
-                if os.readlink(path).startswith('/memfd:'):
+                name = os.readlink(path)
+                if name.startswith('/memfd:') and \
+                        'memswap-pins' not in name:
                     inodes.setdefault(os.stat(path).st_ino, path)
             except FileNotFoundError:
                 continue
@@ -74,7 +79,14 @@ class Sampler(threading.Thread):
 
     def sample(self):
         """The bytes that all memfds of the process hold now."""
-        return sum(os.stat(path).st_blocks * 512 for path in self._paths)
+        sizes = self._sizes()
+        if len(sizes) > 1:
+            # What moves from one to another between two looks counts twice.
+            sizes = map(min, sizes, self._sizes())
+        return sum(sizes)
+
+    def _sizes(self):
+        return [os.stat(path).st_blocks * 512 for path in self._paths]
 
     def run(self):
         while not self._ended.is_set():
@@ -201,7 +213,7 @@ class VM:
         with open(self.log('qemu.log'), 'wb') as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log)
+                stderr=log, env={**os.environ, 'MEMSWAP_CHECK_PINS': '1'})
         if not self._daemonize:
             self._watch(self._process.pid)
         # QEMU connects to both before it serves either.
@@ -334,16 +346,25 @@ class VM:
         shutil.rmtree(self._sockets, ignore_errors=True)
 
 
-def file_digest(size, seed):
-    """SHA-256 of what "churn stream" writes in the guest."""
-    with subprocess.Popen([os.path.join(GUEST, 'churn'), 'stream', str(size),
-                           str(seed)], stdout=subprocess.PIPE) as program:
-        digest = hashlib.sha256()
-        while block := program.stdout.read(1 << 20):
-            digest.update(block)
-    if program.returncode:
+def file_content(size, seed):
+    """What "churn stream" writes in the guest."""
+    done = subprocess.run([os.path.join(GUEST, 'churn'), 'stream', str(size),
+                           str(seed)], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
         raise VMError('churn does not run on the host')
-    return digest.hexdigest()
+    return done.stdout
+
+
+def file_digest(size, seed):
+    """SHA-256 of that."""
+    return hashlib.sha256(file_content(size, seed)).hexdigest()
+
+
+def free_port():
+    """A TCP port of this host that nobody has."""
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 
 class MemswapTest(unittest.TestCase):
@@ -364,6 +385,44 @@ class MemswapTest(unittest.TestCase):
         vm = kind(f'{self.id().split(".", 1)[-1]}{suffix}', **options)
         self._vms.append(vm)
         return vm
+
+    def rounds(self, count=1, stress=1):
+        """Numbers of rounds; under stress, until time and so many are over."""
+        end = time.monotonic() + STRESS_SECONDS
+        number = 0
+        while number < max(count, stress if STRESS_SECONDS else 0) or \
+                time.monotonic() < end:
+            yield number
+            number += 1
+
+    def image(self, name, size, kind='raw'):
+        """An empty image on a real file system that can do O_DIRECT."""
+        path = os.path.join(GUEST, f'{self.id()}-{name}.img')
+        self.addCleanup(lambda: os.path.exists(path) and os.unlink(path))
+        subprocess.run([os.path.join(BUILD, 'qemu', 'qemu-img'), 'create',
+                        '-q', '-f', kind, path, str(size)], check=True)
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_DIRECT))
+        except OSError:
+            self.skipTest(f'no O_DIRECT on the file system of {GUEST}')
+        return path
+
+    def raw_disk(self, aio, size):
+        """An empty disk on such a file, for -blockdev."""
+        return {'driver': 'file', 'filename': self.image('raw', size),
+                'node-name': 'disk', 'cache': {'direct': True}, 'aio': aio}
+
+    def initrd_with(self, archive):
+        """The guest's initramfs with more files, which are those of one."""
+        path = os.path.join(GUEST, f'{self.id()}.cpio.gz')
+        self.addCleanup(lambda: os.path.exists(path) and os.unlink(path))
+        archive.write(path)
+        with open(path, 'rb') as file:
+            more = file.read()
+        shutil.copyfile(os.path.join(GUEST, 'initramfs.cpio.gz'), path)
+        with open(path, 'ab') as file:
+            file.write(more)
+        return path
 
     def churn(self, vm, arguments, checked=0, timeout=90):
         """Runs churn to its end in the guest; not one page may be wrong."""
@@ -405,8 +464,21 @@ class MemswapTest(unittest.TestCase):
         finally:
             vm.qmp.command('cont')
 
+    def assert_unpinned(self, vm):
+        """Nothing is pinned once all devices are reset; the guest is gone."""
+        # A reset writes to memory, as the machine's firmware would.
+        vm.sampler.bound = None
+        vm.qmp.command('stop')
+        vm.qmp.command('system_reset')
+        deadline = time.monotonic() + 20
+        while vm.memory()['pinned']:
+            self.assertLess(time.monotonic(), deadline,
+                            vm.stats()['pins']['holders'])
+            time.sleep(0.02)
+
     def finish(self, vm):
         """The end of a test: nothing was wrong with memory, clean exit."""
         self.assert_adds_up(vm)
+        self.assert_unpinned(vm)
         vm.quit()
         self.assert_within_limit(vm)

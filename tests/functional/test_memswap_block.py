@@ -4,10 +4,9 @@
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
-import os
 import unittest
 
-from memswap_vm import BUILD, MIB, MemswapTest
+from memswap_vm import MIB, MemswapTest
 
 IMAGE_SIZE = 96 * MIB
 
@@ -15,22 +14,9 @@ IMAGE_SIZE = 96 * MIB
 class Block(MemswapTest):
     """Checksums of files while RAM churns below the limit."""
 
-    def make_image(self):
-        """An empty image on a real file system that can do O_DIRECT."""
-        directory = os.path.join(BUILD, 'guest')
-        path = os.path.join(directory, f'{self.id()}.img')
-        self.addCleanup(lambda: os.path.exists(path) and os.unlink(path))
-        with open(path, 'wb') as f:
-            f.truncate(IMAGE_SIZE)
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_DIRECT))
-        except OSError:
-            self.skipTest(f'no O_DIRECT on the file system of {directory}')
-        return path
-
     def run_io(self, aio, iothread):
         """Direct and buffered I/O, next to a program that churns."""
-        image = self.make_image()
+        image = self.image('disk', IMAGE_SIZE)
         device = 'virtio-blk-pci,drive=disk'
         args = ['-blockdev', f'driver=file,filename={image},node-name=disk,'
                              f'cache.direct=on,aio={aio}']

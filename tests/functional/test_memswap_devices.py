@@ -13,30 +13,33 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 import unittest
 import urllib.request
 
-from memswap_vm import GUEST, MIB, MemswapTest
+from memswap_vm import (MIB, MemswapTest, file_content, file_digest,
+                        free_port)
 
 PAGE = 4096
 SIZE = 16 * MIB
 SEED = 7
 
 
-def contents():
-    """What "churn stream" writes to a file in the guest."""
-    return subprocess.run([os.path.join(GUEST, 'churn'), 'stream', str(SIZE),
-                           str(SEED)], stdout=subprocess.PIPE,
-                          check=True).stdout
-
-
-def free_port():
-    """A TCP port of this host that nobody has."""
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+# Gives this end of the tap device an address, and gets the file.
+FETCH = """
+import fcntl, socket, struct, sys, urllib.request
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def assign(request, address):
+    fcntl.ioctl(s, request, struct.pack(
+        '16sHH4s8x', b'tap0', socket.AF_INET, 0, socket.inet_aton(address)))
+assign(0x8916, '10.9.0.1')      # SIOCSIFADDR
+assign(0x891c, '255.255.255.0') # SIOCSIFNETMASK
+fcntl.ioctl(s, 0x8914, struct.pack('16sH14x', b'tap0', 0x41))  # up, running
+with urllib.request.urlopen('http://10.9.0.2/file', timeout=60) as response:
+    sys.stdout.buffer.write(response.read())
+"""
 
 
 class Wire(threading.Thread):
@@ -109,7 +112,7 @@ class Devices(MemswapTest):
     def end(self, vm, mode='inline'):
         """The file is still what it was; nothing is left pinned by us."""
         self.assertEqual(vm.stats()['settings']['fault-mode'], mode)
-        digest = hashlib.sha256(contents()).hexdigest()
+        digest = file_digest(SIZE, SEED)
         self.assertIn(digest, vm.agent.run('sha256sum /tmp/file'))
         self.finish(vm)
 
@@ -126,7 +129,7 @@ class Devices(MemswapTest):
         self.keep_evicting(vm, vm.agent.start(
             "cat /tmp/file > $(echo /dev/vport*p1)"))
         with open(path, 'rb') as f:
-            self.assertEqual(f.read(), contents())
+            self.assertEqual(f.read(), file_content(SIZE, SEED))
         self.end(vm)
 
     def test_net(self):
@@ -162,18 +165,64 @@ class Devices(MemswapTest):
             self.assertLess(time.monotonic(), deadline)
             self.evict(vm)
             client.join(0.1)
-        self.assertEqual(fetched[0], contents())
+        self.assertEqual(fetched[0], file_content(SIZE, SEED))
         self.assertGreater(wire.frames, SIZE // 1500)
         # Behind the answer's header the socket got the very same.
-        self.assertEqual(wire.sent()[-SIZE:], contents())
+        self.assertEqual(wire.sent()[-SIZE:], file_content(SIZE, SEED))
         self.end(vm)
+
+    def run_tap(self, vhost, **options):
+        """virtio-net to a tap device, in a network of its own."""
+        if not os.access('/dev/net/tun', os.R_OK | os.W_OK) or os.geteuid():
+            self.skipTest('needs root and /dev/net/tun')
+        vm = self.start_vm(
+            '-netdev', 'tap,id=tap,ifname=tap0,script=no,downscript=no,'
+                       f'vhost={vhost}',
+            '-device', 'virtio-net-pci,netdev=tap',
+            prefix=('unshare', '--net'), **options)
+        vm.agent.run('ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; '
+                     'httpd -p 80 -h /tmp')
+        for _ in self.rounds():
+            self.fetch_by_tap(vm)
+        return vm
+
+    def fetch_by_tap(self, vm):
+        """Gets the file, in QEMU's network, where nobody else is."""
+        self.evict(vm)
+        with subprocess.Popen([
+                'nsenter', f'--net=/proc/{vm.pid}/ns/net', sys.executable,
+                '-c', FETCH], stdout=subprocess.PIPE) as client:
+            self.addCleanup(client.kill)
+            fetched = []
+            reader = threading.Thread(
+                target=lambda: fetched.append(client.stdout.read()),
+                daemon=True)
+            reader.start()
+            deadline = time.monotonic() + 60
+            while reader.is_alive():
+                self.assertLess(time.monotonic(), deadline)
+                self.evict(vm)
+                reader.join(0.1)
+            self.assertEqual(client.wait(30), 0)
+        self.assertEqual(fetched[0], file_content(SIZE, SEED))
+
+    def test_tap(self):
+        """What QEMU writes to the tap device is guest memory."""
+        self.end(self.run_tap('off'))
+
+    def test_vhost_net(self):
+        """The kernel reads and writes guest memory by itself."""
+        if not os.access('/dev/vhost-net', os.R_OK | os.W_OK):
+            self.skipTest('there is no /dev/vhost-net')
+        self.end(self.run_tap('on', memswap='fault-mode=iothread'),
+                 'iothread')
 
     def places(self, vm):
         """Guest-physical addresses of pages of the file, by pmemsave."""
         path = vm.path('memory')
         vm.qmp.command('pmemsave', val=0, size=vm.memory()['managed'],
                        filename=path)
-        data = contents()
+        data = file_content(SIZE, SEED)
         # Some of them are alike.
         wanted = {hashlib.sha1(data[at:at + PAGE]).digest(): at
                   for at in range(0, SIZE, PAGE)}

@@ -7,13 +7,12 @@ SPDX-License-Identifier: GPL-2.0-or-later
 import glob
 import os
 import re
-import shutil
 import subprocess
 import time
 import unittest
 
 from memswap_initramfs import Initramfs
-from memswap_vm import BUILD, GUEST, MIB, MemswapTest
+from memswap_vm import BUILD, MIB, MemswapTest
 
 TESTS = os.path.join(BUILD, 'engine', 'tests', 'unit')
 AT_ONCE = 2     # programs, on as many processors
@@ -60,16 +59,7 @@ class UnitTests(MemswapTest):
                 archive.file(library.lstrip('/'), library)
         for policy in glob.glob(os.path.join(TESTS, 'policy-*.so')):
             archive.file(f'tests/{os.path.basename(policy)}', policy)
-        path = os.path.join(GUEST, f'{self.id()}.cpio.gz')
-        self.addCleanup(lambda: os.path.exists(path) and os.unlink(path))
-        archive.write(path)
-        with open(os.path.join(GUEST, 'initramfs.cpio.gz'), 'rb') as first, \
-                open(path, 'rb') as second, \
-                open(path + '.both', 'wb') as both:
-            shutil.copyfileobj(first, both)
-            shutil.copyfileobj(second, both)
-        os.replace(path + '.both', path)
-        return path
+        return self.initrd_with(archive)
 
     def test_on_oldest_kernel(self):
         """Every unit test that may differ there passes."""
