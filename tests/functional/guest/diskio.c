@@ -1,22 +1,25 @@
 /*
  * Writes a file in the test guest and reads it back, checking every byte
  *
- *     diskio [-d] [-m MIB] [-a MIB] [-t THREADS] [-n COUNT] [-s SEED] FILE
+ *     diskio [-d] [-m MIB] [-a MIB] [-t THREADS] [-n COUNT] [-p EVERY]
+ *            [-s SEED] FILE
  *
  * The file (-m, default 16) is written and read at random in pieces of
- * 64 KiB, COUNT (default 1000) in all, from and to random places in an arena
- * of memory (-a, default 64) that is much larger than what is in flight: the
- * buffers have mostly been swapped out by the host when they are used.  With
- * -d it is done with O_DIRECT, and a buffer may start at any multiple of 512
- * bytes.  At the end the file is read once more from the disk.  The last line
- * is "total checked=N wrong=N", counted in pages; exit code 1 if one was
- * wrong.
+ * 64 KiB, COUNT (default 1000; 0: until a line comes in) in all, from and to
+ * random places in an arena of memory (-a, default 64) that is much larger than
+ * what is in flight: the buffers have mostly been swapped out by the host when
+ * they are used.  With -d it is done with O_DIRECT, and a buffer may start at
+ * any multiple of 512 bytes.  At the end the file is read once more from the
+ * disk.  With -p a line "progress N" is printed after each so many pieces.
+ * FILE may be a disk, which is then at least as large.  The last line is "total
+ * checked=N wrong=N", counted in pages; exit code 1 if one was wrong.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -24,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "pattern.h"
@@ -47,6 +51,8 @@ static uint64_t arena_size; /* a thread's */
 static unsigned int n_threads = 2;
 static unsigned int align = 8;
 static uint64_t count = 1000;
+static uint64_t every;
+static _Atomic uint64_t done;
 static uint64_t seed = 1;
 static _Atomic uint64_t checked;
 static _Atomic uint64_t wrong;
@@ -91,12 +97,20 @@ static void transfer(bool writing, unsigned char *buffer, uint64_t piece)
     }
 }
 
+/* Has a thread done @n pieces, and that is enough? */
+static bool enough(uint64_t n)
+{
+    struct pollfd in = { .fd = STDIN_FILENO, .events = POLLIN };
+
+    return count ? n >= count / n_threads : poll(&in, 1, 0) > 0;
+}
+
 static void *work(void *opaque)
 {
     Thread *t = opaque;
     uint64_t own = pieces / n_threads;
 
-    for (uint64_t i = 0; i < count / n_threads; i++) {
+    for (uint64_t i = 0; !enough(i); i++) {
         uint64_t random = pattern_mix(pattern_next(&t->random));
         uint64_t piece = (random >> 8) % own * n_threads + t->index;
         unsigned char *buffer = t->arena;
@@ -109,6 +123,10 @@ static void *work(void *opaque)
         } else {
             transfer(false, buffer, piece);
             buffer_check(buffer, piece);
+        }
+        if (every && (atomic_fetch_add(&done, 1) + 1) % every == 0) {
+            printf("progress %llu\n", (unsigned long long)done);
+            fflush(stdout);
         }
     }
     return NULL;
@@ -139,8 +157,9 @@ int main(int argc, char **argv)
     Thread threads[MAX_THREADS];
     uint64_t file_mib = 16, arena_mib = 64;
     int option, flags = O_RDWR | O_CREAT | O_TRUNC;
+    struct stat st;
 
-    while ((option = getopt(argc, argv, "dm:a:t:n:s:")) != -1) {
+    while ((option = getopt(argc, argv, "dm:a:t:n:p:s:")) != -1) {
         switch (option) {
         case 'd':
             flags |= O_DIRECT;
@@ -158,6 +177,9 @@ int main(int argc, char **argv)
         case 'n':
             count = atoll(optarg);
             break;
+        case 'p':
+            every = atoll(optarg);
+            break;
         case 's':
             seed = atoll(optarg);
             break;
@@ -174,7 +196,8 @@ int main(int argc, char **argv)
     arena_size = arena_mib * 1024 * 1024 / n_threads & ~(PATTERN_PAGE - 1ULL);
     versions = malloc(pieces * sizeof(*versions));
     file = open(argv[optind], flags, 0600);
-    if (!versions || file < 0 || ftruncate(file, pieces * PIECE)) {
+    if (!versions || file < 0 || fstat(file, &st) ||
+        (S_ISREG(st.st_mode) && ftruncate(file, pieces * PIECE))) {
         perror("diskio: file");
         return 2;
     }
