@@ -115,6 +115,15 @@ class Apt:
         shutil.rmtree(directory, ignore_errors=True)
         os.rename(part, directory)
 
+    def extract(self, packages, directory):
+        """Downloads packages and extracts the files of all to one place."""
+        debs = os.path.join(self._archives, 'extract')
+        os.makedirs(debs, exist_ok=True)
+        run('apt-get', *self._options, '-qq', 'download', *packages, cwd=debs)
+        for deb in glob.glob(os.path.join(debs, '*.deb')):
+            run('dpkg', '-x', deb, directory)
+            os.unlink(deb)
+
     def download(self, *packages):
         """Downloads packages and all they depend on; returns the files."""
         run('apt-get', *self._options, '-qq', 'clean')
