@@ -45,6 +45,7 @@ typedef enum SettingType {
     SETTING_INT,
     SETTING_BOOL,       /* 0 or 1 */
     SETTING_CODEC,      /* its name */
+    SETTING_POLICY,     /* the same; "none" */
 } SettingType;
 
 #define SETTING(name, type, member) \
@@ -66,6 +67,7 @@ static const struct {
     SETTING("keep_copies", SETTING_U64, settings.keep_copies),
     SETTING("huge_regions", SETTING_BOOL, huge_regions),
     SETTING("readahead", SETTING_U64, settings.readahead),
+    SETTING("reclaimer", SETTING_POLICY, reclaimer),
 };
 
 static MemswapCodec parse_codec(const char *name)
@@ -99,6 +101,10 @@ static void apply_setting(MemswapConfig *config, const char *text)
         config->settings.codec = parse_codec(value);
         return;
     }
+    if (settings[i].type == SETTING_POLICY) {
+        config->reclaimer = g_str_equal(value, "none") ? NULL : value;
+        return;
+    }
     if (!bench_parse_size(*value == '-' ? value + 1 : value, &number) ||
         (*value == '-' && settings[i].type != SETTING_INT)) {
         bench_fail(0, "--engine: not a number: %s", text);
@@ -118,6 +124,7 @@ static void apply_setting(MemswapConfig *config, const char *text)
         G_STRUCT_MEMBER(bool, config, settings[i].offset) = number;
         break;
     case SETTING_CODEC:
+    case SETTING_POLICY:
         break;
     }
 }
@@ -199,7 +206,12 @@ static void add_policy(const char *text)
     if (!n) {
         bench_fail(0, "--policy: no name");
     }
-    config.id = config.builtin = words[0];
+    if (strchr(words[0], '/')) {
+        config.id = "file";
+        config.path = words[0];
+    } else {
+        config.id = config.builtin = words[0];
+    }
     for (unsigned int i = 1; i < n; i++) {
         char *value = strchr(words[i], '=');
 

@@ -124,7 +124,7 @@ void bench_options_parse(BenchOptions *o, int *argc, char ***argv)
         { "step", 0, 0, G_OPTION_ARG_NONE, &o->step,
           "wait for a line between phases", NULL },
         { "pattern", 0, 0, G_OPTION_ARG_STRING, &o->pattern,
-          "random, sequential, strided, zipf, zipf-region or hotset",
+          "random, sequential, list, strided, zipf, zipf-region or hotset",
           "NAME" },
         { "stride", 0, 0, G_OPTION_ARG_INT, &o->stride, "strided", "PAGES" },
         { "visit", 0, 0, G_OPTION_ARG_INT, &o->visit,
@@ -161,10 +161,11 @@ void bench_options_parse(BenchOptions *o, int *argc, char ***argv)
         { "engine", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o->engine,
           "memswap: a setting of the engine", "KEY=VALUE" },
         { "policy", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o->policies,
-          "memswap: a policy that is built in", "NAME[,OPTION=VALUE]..." },
+          "memswap: a policy that is built in, or a file",
+          "NAME[,OPTION=VALUE]..." },
         { "squeeze", 0, 0, G_OPTION_ARG_STRING, &squeeze,
-          "memswap: a lower limit for a while; how long until the rate is "
-          "back to 90 %?", "SIZE" },
+          "a lower limit for a while; how long until the rate is back to "
+          "90 %?", "SIZE" },
         { "squeeze-seconds", 0, 0, G_OPTION_ARG_DOUBLE, &o->squeeze_seconds,
           "for how long", "N" },
         { NULL }

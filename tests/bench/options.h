@@ -48,7 +48,7 @@ typedef struct BenchOptions {
     int poll_ns;           /* how long to look for events before sleeping */
     char **engine;         /* memswap: "key=value" settings */
     char **policies;       /* memswap: "name[,option=value]...", built in */
-    uint64_t squeeze;      /* memswap: a limit to live with, and get rid of */
+    uint64_t squeeze;      /* a limit to live with, and get rid of */
     double squeeze_seconds;
 } BenchOptions;
 

@@ -111,6 +111,17 @@ static void make_sequential(const BenchOptions *options, uint32_t n,
     }
 }
 
+/* In an order of chance, and in the same one again: a list that is walked. */
+static void make_list(const BenchOptions *options, uint32_t n,
+                      uint32_t first, Random *random, uint32_t *order)
+{
+    g_autofree uint32_t *pages = shuffle(options, n);
+
+    for (uint32_t i = 0; i < PATTERN_LENGTH; i++) {
+        order[i] = pages[(first + i) % n];
+    }
+}
+
 /* Every stride-th page, then those after them: columns of a matrix. */
 static void make_strided(const BenchOptions *options, uint32_t n,
                          uint32_t first, Random *random, uint32_t *order)
@@ -193,6 +204,7 @@ uint32_t *pattern_new(const BenchOptions *options, unsigned int thread)
     } patterns[] = {
         { "random", make_random },
         { "sequential", make_sequential },
+        { "list", make_list },
         { "strided", make_strided },
         { "zipf", make_zipf },
         { "zipf-region", make_regions },

@@ -49,6 +49,8 @@ class Cgroup:
                 write(control, '+memory')
         self.path = os.path.join(root, f'memswap-bench-{os.getpid()}')
         machine.make_directory(self.path)
+        # Who writes its process id to all of these is watched as well.
+        self.members = [self.procs]
         self.waits = 0              # for memory, that tend() ended
         self.waiting = None         # can be read when somebody waits
         if self.version == 1:

@@ -11,6 +11,7 @@ resident instead: so the group's limit is lowered until guest RAM has what it
 may have on either side.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -27,7 +28,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(
 # pylint: disable=wrong-import-position
 from memswap_guest import GuestError  # noqa: E402
 from memswap_qmp import QMPClosed  # noqa: E402
-from memswap_vm import GUEST, MIB, QEMU, VM, VMError  # noqa: E402
+from memswap_vm import BUILD, GUEST, MIB, QEMU, VM, VMError  # noqa: E402
 
 BOOT_TIMEOUT = 300
 PAGE = 4096
@@ -39,8 +40,29 @@ STEP = 2 << 20
 NEARLY = 0.98
 # Times what may be resident: the comparison isn't fair any more.
 TOO_MUCH = 1.05
-# Joins the control group, then becomes what follows.
-JOIN = 'echo $$ > "$0" && exec "$@"'
+# Joins control groups, then becomes what follows.
+JOIN = 'for each in $0; do echo $$ > "$each" || exit 1; done; exec "$@"'
+
+
+class Watch:
+    """What a function returned, once a LOOK_EVERY."""
+
+    def __init__(self, function):
+        self.function = function
+        self.looked = 0
+        self.seen = []              # (time, what it was)
+
+    def look(self):
+        """To be called often."""
+        now = time.monotonic()
+        if now - self.looked > LOOK_EVERY:
+            self.looked = now
+            self.seen.append((now, self.function()))
+
+    def mean(self, begin, end):
+        """Its mean between two times; None: it was not seen."""
+        seen = [value for when, value in self.seen if begin <= when <= end]
+        return sum(seen) / len(seen) if seen else None
 
 
 class Keeper(threading.Thread):
@@ -51,10 +73,16 @@ class Keeper(threading.Thread):
         self.cgroup = cgroup
         self.ended = threading.Event()
         self.steer = None
+        self.watches = ()           # once QEMU runs
 
     def run(self):
         while not self.ended.is_set():
             self.cgroup.tend()
+            try:
+                for watch in self.watches:
+                    watch.look()
+            except (OSError, QMPClosed):
+                self.watches = ()   # QEMU ends; who runs it finds out
             if self.steer:
                 try:
                     self.steer()
@@ -122,6 +150,7 @@ class Meter:
         self.vm = vm
         self.memswapped = memswapped
         self.before = None
+        self.ended = None
         self.figures = {}
 
     def cpu_seconds(self):
@@ -141,37 +170,63 @@ class Meter:
         self.before = self.now()
 
     def stop(self):
-        wall, cpu, stalled = (after - before for after, before
-                              in zip(self.now(), self.before))
+        after = self.now()
+        self.ended = after[0]
+        wall, cpu, stalled = (late - early for late, early
+                              in zip(after, self.before))
         self.figures['cpu_seconds'] = cpu
         if self.memswapped:
             self.figures['stall'] = stalled / wall
 
 
-def mapped_resident(pid, begin, size):
-    """Bytes of a part of the address space that are in memory, by smaps."""
+def mapped(pid, begin, size):
+    """Of a part of the address space, by smaps: bytes resident, swapped."""
     end = begin + size
-    resident, inside = 0, False
+    found = {'Rss:': 0, 'Swap:': 0}
+    inside = False
     with open(f'/proc/{pid}/smaps', encoding='ascii') as file:
         for line in file:
             name, *values = line.split()
             if '-' in name:
                 first, last = (int(part, 16) for part in name.split('-'))
                 inside = begin <= first and last <= end
-            elif inside and name == 'Rss:':
-                resident += int(values[0]) * 1024
-    return resident
+            elif inside and name in found:
+                found[name] += int(values[0]) * 1024
+    return found['Rss:'], found['Swap:']
+
+
+def swapped(pid):
+    """Bytes of a process that are in swap."""
+    with open(f'/proc/{pid}/status', encoding='ascii') as file:
+        return next(int(line.split()[1]) * 1024 for line in file
+                    if line.startswith('VmSwap:'))
+
+
+class Work:
+    """What a guest is to do.
+
+    It has name, needs_key (the same for works that need the same), memory
+    (bytes of guest RAM), args (more of QEMU's arguments), limit(needs) (bytes
+    of guest RAM that may be resident; needs is what measure_needs() returns),
+    and run(vm, meter) that returns figures by metric.
+    """
+
+    @contextlib.contextmanager
+    def beside(self, _context, _vm, _join):
+        """Have ready what QEMU needs, and give it to the VM's arguments.
+
+        join is what makes the command after it run in QEMU's group.
+        """
+        yield
 
 
 @dataclass
 class Side(Killable):
-    """Who keeps guest RAM within its limit.
+    """Who keeps guest RAM within its limit, while it does some Work.
 
-    The work that it is given has name, needs_key (the same for works that
-    need the same), memory (bytes of guest RAM), args (more of QEMU's
-    arguments), limit(needs) (bytes of guest RAM that may be resident; needs
-    is what measure_needs() returns), and run(vm, meter) that returns figures
-    by metric.
+    Two of its figures are no metrics, who compares them says with what:
+    mean_memory, all memory in use on average, and mean_ram, the guest's, with
+    its part of the pool.
     """
     name: str
     memswap: bool = False
@@ -179,6 +234,22 @@ class Side(Killable):
     memfd: bool = False         # RAM is a memfd, as memswap has it
     swap: str = ''              # zram's algorithm
     page_cluster: int = 0
+    settings: tuple = ()        # of -memswap
+    policies: tuple = ()        # of -object memswap-policy, without an id
+    # Makes, of the group, what is called each time that it was tended.
+    control: object = None
+    label: str = ''             # for what
+    watched: bool = False       # memory while it runs: what looking costs
+
+
+    @property
+    def what(self):
+        """What makes it another one than those of the same name."""
+        if self.label:
+            return f'{self.name}, {self.label}'
+        if not self.memswap:
+            return f'{self.name}, page-cluster {self.page_cluster}'
+        return ' '.join((*self.settings, *self.policies)) or 'no policy'
 
     def run_once(self, context, work):
         needs = measure_needs(context, work) if self.limited else None
@@ -192,11 +263,15 @@ class Side(Killable):
             cgroup = Cgroup(context.machine)
             keeper = Keeper(cgroup)
             steering = None
-            if self.swap:
+            if self.control:
+                keeper.steer = self.control(cgroup)
+            elif self.swap:
                 steering = Steering(cgroup, limit, needs['beyond'],
                                     context.limits.get(work.name))
-            vm = self.make_vm(context, work, cgroup, limit)
-            figures = self.step(vm, keeper, steering, store, work)
+            join = ('sh', '-c', JOIN, ' '.join(cgroup.members))
+            vm = self.make_vm(context, work, join, limit)
+            with work.beside(context, vm, join):
+                figures = self.step(vm, keeper, steering, store, work)
             if steering:
                 context.limits[work.name] = steering.limit
             figures['waits'] = cgroup.waits
@@ -205,7 +280,7 @@ class Side(Killable):
         finally:
             context.machine.undo(mark)
 
-    def make_vm(self, context, work, cgroup, limit):
+    def make_vm(self, context, work, join, limit):
         if not os.path.exists(QEMU):
             raise Unable('QEMU is not built: make')
         if not os.path.exists(os.path.join(GUEST, 'vmlinuz')):
@@ -214,12 +289,15 @@ class Side(Killable):
         if self.memfd:
             args += ['-object', 'memory-backend-memfd,id=ram,share=on,size='
                      f'{work.memory}', '-machine', 'memory-backend=ram']
+        for number, policy in enumerate(self.policies):
+            args += ['-object', f'memswap-policy,id=policy{number},{policy}']
         return VM(f'bench-{self.name}', memory=work.memory, args=args,
                   limit=limit if self.memswap else None,
-                  memswap=','.join(context.memswap),
-                  prefix=('sh', '-c', JOIN, cgroup.procs))
+                  memswap=','.join((*self.settings, *context.memswap)),
+                  prefix=join)
 
     def step(self, vm, keeper, steering, store, work):
+        cgroup = keeper.cgroup
         keeper.start()
         try:
             vm.start(BOOT_TIMEOUT)
@@ -229,17 +307,24 @@ class Side(Killable):
             if steering:
                 steering.resident = resident
                 keeper.steer = steering
+            memory = Watch(lambda: cgroup.usage() + (
+                store.pool_bytes() if store else 0))
+            ram = Watch(self.guest_memory(vm, work, store))
+            keeper.watches = (memory, ram) if self.watched else ()
             meter = Meter(vm, self.memswap)
             figures = {**work.run(vm, meter), **meter.figures}
             if 'touches' in figures:
                 figures['cpu'] = \
                     figures['cpu_seconds'] * 1e6 / figures['touches']
-            figures.update(self.look(vm, keeper.cgroup, store, resident))
+            begin, end = meter.before[0], meter.ended
+            figures['mean_memory'] = memory.mean(begin, end)
+            figures['mean_ram'] = ram.mean(begin, end)
+            figures.update(self.look(vm, cgroup, store, resident))
             # At the end it is less than while the work ran.
-            mean = steering and steering.mean(meter.before[0])
+            mean = steering and steering.mean(begin)
             figures['resident'] = mean or figures['resident']
         except (GuestError, QMPClosed, VMError) as error:
-            if keeper.cgroup.oom_kills():
+            if cgroup.oom_kills():
                 raise OutOfMemory('killed for want of memory') from error
             raise Unable(f'{error} {vm.stderr()}') from error
         finally:
@@ -249,11 +334,31 @@ class Side(Killable):
 
     def find_ram(self, vm, work):
         """A function that tells how much of guest RAM is in memory."""
-        if self.memswap or self.memfd:
+        if self.memswap or (self.memfd and not self.swap):
             return vm.sampler.sample
-        address = int(vm.qmp.hmp('gpa2hva 0').split()[-1], 16)
+        address = self.ram_address(vm)
         pid = vm.pid
-        return lambda: mapped_resident(pid, address, work.memory)
+        return lambda: mapped(pid, address, work.memory)[0]
+
+    @staticmethod
+    def ram_address(vm):
+        return int(vm.qmp.hmp('gpa2hva 0').split()[-1], 16)
+
+    def guest_memory(self, vm, work, store):
+        """A function that tells what guest RAM takes, the pool included."""
+        if self.memswap:
+            return lambda: vm.sampler.sample() + \
+                vm.stats(oob=True)['pool']['bytes']
+        address = self.ram_address(vm)
+
+        def take():
+            resident, gone = mapped(vm.pid, address, work.memory)
+            if not store or not gone:
+                return resident
+            # QEMU's own memory is in the pool as well.
+            return resident + store.pool_bytes() * gone / max(
+                gone, swapped(vm.pid))
+        return take
 
     def look(self, vm, cgroup, store, resident):
         """Where the memory is."""
@@ -265,12 +370,23 @@ class Side(Killable):
             figures['pool_bytes'] = stats['pool']['bytes']
             figures['claimed'] = stats['memory']['resident']
             figures['evictions'] = stats['reclaim']['evictions']
-            if not self.limited and figures['evictions']:
+            figures.update(self.prefetched(stats['policies']))
+            if not self.limited and figures['evictions'] and \
+                    not self.policies:
                 raise Unable('there was pressure: nothing to compare')
         elif store:
             figures['pool_bytes'] = store.pool_bytes()
             figures['memory'] += figures['pool_bytes']
         return figures
+
+    def prefetched(self, policies):
+        """What of their prefetches was of no use, as far as was watched."""
+        for each in policies:
+            if 'error' in each:
+                raise Unable(f'policy {each["name"]}: {each["error"]}')
+        hits, wasted = (sum(each[name] for each in policies)
+                        for name in ('hits', 'wasted'))
+        return {'waste': wasted / (hits + wasted)} if hits + wasted else {}
 
     def tell(self, work, figures, limit):
         """Who is within which limit, for who reads along."""
@@ -279,6 +395,8 @@ class Side(Killable):
         if 'claimed' in figures:
             parts.append(f'(query-memswap: {figures["claimed"] / MIB:.0f})')
         parts.append(f'beyond RAM {figures["beyond"] / MIB:.0f} MiB')
+        if 'waste' in figures:
+            parts.append(f'{figures["waste"]:.1%} of prefetches wasted')
         if figures['waits']:
             parts.append(f'{figures["waits"]} times nothing to reclaim')
         if 'pool_bytes' in figures:
@@ -291,14 +409,25 @@ class Side(Killable):
                   f'{limit / MIB:.0f} MiB that may be', flush=True)
 
 
-def memswap(limited=True):
-    return Side('memswap', memswap=True, limited=limited)
+def memswap(*policies, limited=True):
+    return Side('memswap', memswap=True, limited=limited, policies=policies)
 
 
-def zram(page_cluster=0, algorithm='lz4'):
+def plain():
+    """memswap with a plain clock, and nothing that looks ahead."""
+    return Side('limit', memswap=True, settings=('readahead=0',),
+                policies=('builtin=limit',))
+
+
+def no_policy():
+    """memswap with nothing but what it does by itself."""
+    return Side('no-policy', memswap=True)
+
+
+def zram(page_cluster=0, algorithm='lz4', **more):
     """The kernel: a limited control group, swap on zram."""
     return Side(f'zram-{algorithm}', swap=algorithm,
-                page_cluster=page_cluster)
+                page_cluster=page_cluster, **more)
 
 
 def memfd():

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from .case import Case, Reference
-from .guest import default_ram, memfd, memswap, zram
+from .guest import Work, default_ram, memfd, memswap, zram
 from .machine import Unable
 
 GIB = 1 << 30
@@ -17,7 +17,7 @@ DEMO = 'fill random:800000 seq:3 random:800000 seq:3'
 
 
 @dataclass(frozen=True)
-class Churn:
+class Churn(Work):
     """tests/functional/guest/churn.c: touches pages, checks what they hold.
 
     Every byte is checked in the end, or each time, by the phases.  In these
@@ -57,23 +57,28 @@ class Churn:
             seconds=max(1, round(self.seconds)), passes=self.passes,
             warmup=max(1, round(self.warmup_seconds)))
         job = vm.agent.start(f'churn -m {self.mib} {phases}')
-        job.wait_line('^waiting', TIMEOUT)
-        after = len(job.lines)
-        meter.start()
-        job.send()
-        job.wait_line('^waiting', TIMEOUT, after)
-        meter.stop()
-        found = [re.match(r'phase .* pages=(\d+) .* rate=(\d+) .* '
-                          r'wrong=(\d+)', line) for line in job.lines[after:]]
-        found = [each for each in found if each]
-        touches = sum(int(each[1]) for each in found)
-        seconds = sum(int(each[1]) / int(each[2]) for each in found)
-        if not touches:
-            raise Unable(f'nothing was touched: {job.lines[-3:]}')
-        job.send()
-        total = job.wait_line(r'^total .* wrong=(\d+)', TIMEOUT, after)
-        return {'touches': touches, 'rate': touches / seconds,
-                'wrong': int(total[1])}
+        return churn_figures(job, meter, TIMEOUT)
+
+
+def churn_figures(job, meter, timeout):
+    """What a program achieves between two times that it waits."""
+    job.wait_line('^waiting', timeout)
+    after = len(job.lines)
+    meter.start()
+    job.send()
+    job.wait_line('^waiting', timeout, after)
+    meter.stop()
+    found = [re.match(r'phase .* pages=(\d+) .* rate=(\d+) .* '
+                      r'wrong=(\d+)', line) for line in job.lines[after:]]
+    found = [each for each in found if each]
+    touches = sum(int(each[1]) for each in found)
+    seconds = sum(int(each[1]) / int(each[2]) for each in found)
+    if not touches:
+        raise Unable(f'nothing was touched: {job.lines[-3:]}')
+    job.send()
+    total = job.wait_line(r'^total .* wrong=(\d+)', timeout, after)
+    return {'touches': touches, 'rate': touches / seconds,
+            'wrong': int(total[1])}
 
 
 def kernel():

@@ -39,30 +39,34 @@ def both(metrics, name):
     return f'{each["memswap"] / MIB:,.0f}/{each["reference"] / MIB:,.0f}'
 
 
-def stalled(metrics):
-    """How much of the time memswap held somebody back."""
-    if 'stall' not in metrics:
-        return '-'
-    return f'{metrics["stall"]["memswap"]:.2%}'
+def part(metrics, name):
+    """What only memswap has: a part of something."""
+    return f'{metrics[name]["memswap"]:.2%}' if name in metrics else '-'
 
 
 def table(objects):
     """Lines of text; ratios are memswap's figure over the reference's."""
     rows = [('case', 'reference', 'memswap', 'reference', 'ratio', 'spread',
-             'p99', 'p99.9', 'CPU', 'stall', 'resident', 'pool', 'wrong'),
+             'p99', 'p99.9', 'CPU', 'stall', 'waste', 'resident', 'pool',
+             'wrong'),
             ('', '', '', '', '', 'of ratio', 'ratio',
-             'ratio', 'ratio', 'of time', 'MiB', 'MiB', '')]
+             'ratio', 'ratio', 'of time', '', 'MiB', 'MiB', '')]
     for (case, reference), metrics in by_reference(objects).items():
         main = main_metric(metrics)
         unit = metrics[main]['unit']
-        low, high = metrics[main]['spread'] or (0, 0)
+        theirs = metrics[main]['reference']
+        spread = metrics[main]['spread']
         cpu = 'cpu' if 'cpu' in metrics else 'cpu_seconds'
         rows.append((
-            case, reference, f'{figure(metrics[main]["memswap"])} {unit}',
-            figure(metrics[main]['reference']), fraction(metrics, main),
-            f'{low:.2f}-{high:.2f}', fraction(metrics, 'p99'),
+            case, reference or '-',
+            f'{figure(metrics[main]["memswap"])} {unit}',
+            '-' if theirs is None else figure(theirs),
+            fraction(metrics, main),
+            f'{spread[0]:.2f}-{spread[1]:.2f}' if spread else '-',
+            fraction(metrics, 'p99'),
             fraction(metrics, 'p999'), fraction(metrics, cpu),
-            stalled(metrics), both(metrics, 'resident'),
+            part(metrics, 'stall'), part(metrics, 'waste'),
+            both(metrics, 'resident'),
             both(metrics, 'pool_bytes'), str(metrics[main]['wrong'])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ['  '.join(text.ljust(width) if i < 2 else text.rjust(width)

@@ -28,6 +28,8 @@ THP = '/sys/kernel/mm/transparent_hugepage/enabled'
 PAGE_TABLES = 512
 # Hugepages that a fill may need before an eviction gives one back.
 SPARE_HUGEPAGES = 16
+# By how much a group's limit is lowered at once while the program runs.
+STEP = 16 << 20
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -92,6 +94,9 @@ class Touch:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True, preexec_fn=prepare)
         self.cgroup = cgroup
+        self.limit = None           # of the group, while it is lowered
+        self.goal = None
+        self.beyond = 0             # what it needs beyond RAM
 
     def __enter__(self):
         return self
@@ -100,12 +105,42 @@ class Touch:
         self.process.kill()
         self.process.communicate()
 
+    def squeeze(self, size):
+        """So much RAM may be resident from now on, or soon."""
+        self.goal = size + self.beyond
+        usage = self.cgroup.usage()
+        if self.goal >= usage:
+            self.limit = self.goal
+            self.cgroup.limit(self.goal)
+        else:
+            self.limit = usage
+
+    def lower(self):
+        """A bit nearer to what it was told."""
+        if self.limit == self.goal:
+            return
+        limit = max(self.goal, self.limit - STEP)
+        try:
+            self.cgroup.limit(limit)
+        except Unable:
+            return                  # not so much at once; it goes on
+        self.limit = limit
+
     def line(self):
         """The line that ends a phase."""
+        text = self.any_line()
+        while text.startswith('limit '):
+            self.squeeze(int(text.split()[1]))
+            self.go()
+            text = self.any_line()
+        return text
+
+    def any_line(self):
         end = time.monotonic() + TIMEOUT
         ready = []
         while not ready and time.monotonic() < end:
             ready = self.cgroup.tend(self.process.stdout)
+            self.lower()
         text = self.process.stdout.readline() if ready else b''
         if not text:
             self.process.kill()
@@ -134,6 +169,11 @@ class Side(Killable):
     limited: bool = False       # by the control group
     swap: str = ''              # '', 'file', or zram's algorithm
     page_cluster: int = 0
+
+    @property
+    def what(self):
+        """What makes it another one than those of the same name."""
+        return f'{self.name}, page-cluster {self.page_cluster}'
 
     def make_swap(self, context, size):
         if not self.swap:
@@ -167,10 +207,10 @@ class Side(Killable):
 
     def step(self, touch, work, store):
         touch.line()
+        # What the program needs beyond RAM comes on top, and is locked.
+        touch.beyond = touch.cgroup.usage() + work.size // PAGE_TABLES
         if self.limited:
-            # What the program needs beyond RAM comes on top, and is locked.
-            touch.cgroup.limit(touch.cgroup.usage() + work.limit +
-                               work.size // PAGE_TABLES)
+            touch.cgroup.limit(work.limit + touch.beyond)
         touch.go()
         warm = int(touch.line().split()[1])
         before = kernel_seconds()

@@ -8,9 +8,11 @@
  *     scatter    the same, in no order: what it gets for pages that are side
  *                by side, if these are its first, lies anywhere
  *     seq[:N]    N times (1): all pages in order
+ *     strideM[:N]
+ *                the same with every Mth page, then those after them, ...
  *     random:N   N touches in random order
  *     random:Ns  the same for N seconds
- *     seq:N:word, random:N:word, random:Ns:word
+ *     seq:N:word, strideM:N:word, random:N:word, random:Ns:word
  *                the same, but a touch looks at two words and writes one
  *     until      the same until a line comes in on standard input
  *     drop:P     give the last P percent of the pages back to the kernel;
@@ -62,6 +64,7 @@ typedef struct Phase {
     PhaseKind kind;
     uint64_t touches;  /* all threads together */
     bool word;         /* of each page, not all of it */
+    uint64_t stride;   /* in order: from one page to the next, if not 1 */
 } Phase;
 
 typedef struct Thread {
@@ -178,6 +181,8 @@ static void *work(void *opaque)
     Thread *t = opaque;
     uint64_t own = (pages - t->index + n_threads - 1) / n_threads;
     uint64_t count = own;
+    uint64_t stride = phase.stride ? phase.stride : 1;
+    uint64_t next = 0, start = 0; /* in order */
     uint64_t *order = NULL;
 
     if (phase.kind == PHASE_RANDOM) {
@@ -188,9 +193,13 @@ static void *work(void *opaque)
     for (uint64_t i = 0; i < count && !stop; i++) {
         uint64_t random = pattern_next(&t->random);
         uint64_t nth = phase.kind == PHASE_RANDOM ? (random >> 8) % own :
-                       order ? order[i] : i;
+                       order ? order[i] : next;
         uint64_t page = nth * n_threads + t->index;
 
+        next += stride;
+        if (next >= own) {
+            next = ++start;
+        }
         if (phase.kind == PHASE_FILL || order) {
             page_write(page, 0);
         } else if (phase.word) {
@@ -301,19 +310,26 @@ static void run_phase(Thread *threads, const char *name)
     timed = end && *end == 's';
     word = end && !strcmp(end + timed, ":word");
     if (!strcmp(name, "fill")) {
-        run(threads, name, (Phase){ PHASE_FILL, pages, false }, 0, false);
+        run(threads, name, (Phase){ PHASE_FILL, pages, false, 0 }, 0, false);
     } else if (!strcmp(name, "scatter")) {
-        run(threads, name, (Phase){ PHASE_SCATTER, pages, false }, 0, false);
-    } else if (!strncmp(name, "seq", 3)) {
+        /* 512 pages at once would lie side by side */
+        madvise(memory, pages * PATTERN_PAGE, MADV_NOHUGEPAGE);
+        run(threads, name, (Phase){ PHASE_SCATTER, pages, false, 0 }, 0,
+            false);
+    } else if (!strncmp(name, "seq", 3) || !strncmp(name, "stride", 6)) {
+        uint64_t stride = name[1] == 't' ? strtoull(name + 6, NULL, 10) : 1;
+
         while (number--) {
-            run(threads, name, (Phase){ PHASE_SEQ, pages, word }, 0, false);
+            run(threads, name, (Phase){ PHASE_SEQ, pages, word, stride }, 0,
+                false);
         }
     } else if (!strncmp(name, "random:", 7)) {
-        Phase random = { PHASE_RANDOM, timed ? UINT64_MAX : number, word };
+        Phase random = { PHASE_RANDOM, timed ? UINT64_MAX : number, word, 0 };
 
         run(threads, name, random, timed ? number : 0, false);
     } else if (!strcmp(name, "until")) {
-        run(threads, name, (Phase){ PHASE_RANDOM, UINT64_MAX, false }, 0, true);
+        run(threads, name, (Phase){ PHASE_RANDOM, UINT64_MAX, false, 0 }, 0,
+            true);
     } else if (!strncmp(name, "drop:", 5)) {
         drop(number);
     } else if (!strcmp(name, "wait")) {
