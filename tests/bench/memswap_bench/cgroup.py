@@ -9,6 +9,8 @@ from .machine import Unable, read, write
 # Seconds.
 TEND_EVERY = 0.1
 PAGE = 4096
+# Bytes; a group that grows meanwhile has to give more than it was asked for.
+RECLAIM_STEP = 2 << 20
 
 
 def find():
@@ -42,6 +44,8 @@ class Cgroup:
 
     def __init__(self, machine):
         root, self.version = find()
+        self.machine = machine
+        self.stalls = None          # see watch_pressure()
         if self.version == 2:
             control = os.path.join(root, 'cgroup.subtree_control')
             if 'memory' not in read(control).split():
@@ -74,6 +78,33 @@ class Cgroup:
         """Who writes its process id here is in the group from then on."""
         return self.file('cgroup.procs')
 
+    def watch_pressure(self):
+        """Have stalled() work, for members to come.
+
+        Groups of version 1 have no such account; one of version 2 without any
+        controller has.
+        """
+        if self.version == 2:
+            self.stalls = self.file('memory.pressure')
+        else:
+            with open('/proc/self/mounts', encoding='utf-8') as file:
+                mounts = [line.split() for line in file]
+            root = next((where for _, where, kind, *_ in mounts
+                         if kind == 'cgroup2'), None)
+            if not root:
+                raise Unable('there are no control groups of version 2')
+            path = os.path.join(root, os.path.basename(self.path))
+            self.machine.make_directory(path)
+            self.stalls = os.path.join(path, 'memory.pressure')
+            self.members.append(os.path.join(path, 'cgroup.procs'))
+        if not os.path.exists(self.stalls):
+            raise Unable('the kernel does not account for pressure: boot it '
+                         'with psi=1')
+
+    def stalled(self):
+        """Microseconds in which some of the group waited for memory."""
+        return int(read(self.stalls).split()[4].removeprefix('total='))
+
     def counts(self, name):
         """What a file of the group's says, by name."""
         with open(self.file(name), encoding='ascii') as file:
@@ -88,6 +119,25 @@ class Cgroup:
     def limit(self, size):
         write(self.file('memory.limit_in_bytes' if self.version == 1
                         else 'memory.max'), size)
+
+    def reclaim(self, size):
+        """Have so much taken out, or what can be without much ado.
+
+        With version 2 it needs Linux 5.19.
+        """
+        while size > 0:
+            step = min(size, RECLAIM_STEP)
+            size -= step
+            try:
+                if self.version == 2:
+                    write(self.file('memory.reclaim'), step)
+                else:
+                    # in force only once there is no more than that
+                    self.limit(max(self.usage() - step, PAGE))
+            except Unable:
+                break               # it was not all to be had
+        if self.version == 1:
+            self.limit(-1)
 
     def tend(self, *files):
         """Wait a moment, or until one of the files can be read.

@@ -9,11 +9,12 @@ working set: of the guest RAM that boot and program touch without a limit.
 import dataclasses
 import math
 import os
+import statistics
 import time
 from dataclasses import dataclass
 
 from .case import Case, Reference
-from .guest import GUEST, memswap, zram
+from .guest import GUEST, Work, memswap, zram
 from .machine import Unable
 
 GIB = 1 << 30
@@ -30,12 +31,14 @@ SETUP = ('mount -t ext4 -o ro /dev/vda /mnt && '
 
 
 @dataclass(frozen=True)
-class Program:
+class Program(Work):
     """A guest program."""
     name: str                   # the case's
     program: str
     percent: int                # of the working set, that may be resident
     memory: int = GIB
+    times: int = 1              # that it is run and measured
+    before: int = 0             # that it is run before
     # Read past the host's page cache: the control group would pay for it.
     args: tuple = ('-drive', f'file={IMAGE},format=raw,if=none,id=programs,'
                    'readonly=on,cache=none',
@@ -58,7 +61,7 @@ class Program:
     @property
     def needs_key(self):
         """All cases of a program need the same."""
-        return self.program
+        return self.program, self.times, self.before
 
     def limit(self, needs):
         return needs['working_set'] * self.percent // 100
@@ -67,7 +70,8 @@ class Program:
         if not os.path.exists(IMAGE):
             raise Unable('there is no image of programs: make guest-programs')
         vm.agent.run(SETUP, TIMEOUT)
-        job = vm.agent.start(f'chroot /mnt /bench/run {self.program}')
+        job = vm.agent.start(f'chroot /mnt /bench/run {self.program} '
+                             f'{self.times} {self.before}')
         job.wait_line('^ready', TIMEOUT)
         after = len(job.lines)
         begin = time.monotonic()
@@ -76,17 +80,16 @@ class Program:
         job.wait(TIMEOUT)
         meter.stop()
         figures = {'time': time.monotonic() - begin}
-        said = []
-        for line in job.lines[after:]:
-            if line.startswith('rate '):
-                figures['rate'] = float(line.split()[1])
-                del figures['time']
-            else:
-                said.append(line)
+        rates = [float(line.split()[1]) for line in job.lines[after:]
+                 if line.startswith('rate ')]
+        said = [line for line in job.lines[after:]
+                if not line.startswith('rate ')]
         if not said:
             raise Unable(f'{self.program} said nothing')
+        if rates:
+            figures = {'rate': statistics.harmonic_mean(rates)}
         figures['wrong'] = int(
-            said != self.said.setdefault(self.program, said))
+            said != self.said.setdefault(self.needs_key, said))
         return figures
 
 
@@ -112,27 +115,23 @@ def mean(values):
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def speeds(one):
-    """Ratios of the speeds: that of the medians, then each pair's."""
+def gains(one):
+    """How many times better: by the medians, then in each pair."""
     pairs = [(one['memswap'], one['reference']),
              *zip(one['memswap_values'], one['reference_values'])]
     return [ours / theirs if one['better'] == 'higher' else theirs / ours
             for ours, theirs in pairs]
 
 
-def summary(objects):
-    """guest/geomean: of all programs with half of their working set."""
-    metrics = {f'guest/{name}': 'rate' if name == 'redis' else 'time'
-               for name in PROGRAMS}
-    found = [one for one in objects
-             if metrics.get(one['case']) == one['metric']]
+def geomean(name, metric, found):
+    """A list of the object that sums up others of one reference, or none."""
     if not found:
         return []
-    each = [speeds(one) for one in found]
+    each = [gains(one) for one in found]
     number = min(len(one) for one in each)
     medians, *pairs = [mean([one[i] for one in each]) for i in range(number)]
     return [{
-        'case': 'guest/geomean', 'metric': 'speed',
+        'case': name, 'metric': metric,
         'unit': 'times', 'better': 'higher', 'memswap': medians,
         'reference': 1, 'reference_name': found[0]['reference_name'],
         'ratio': medians, 'pairs': len(pairs),
@@ -140,3 +139,11 @@ def summary(objects):
         'reference_values': [1] * len(pairs),
         'wrong': sum(one['wrong'] for one in found),
         'cases': [one['case'] for one in found]}]
+
+
+def summary(objects):
+    """guest/geomean: of all programs with half of their working set."""
+    metrics = {f'guest/{name}': 'rate' if name == 'redis' else 'time'
+               for name in PROGRAMS}
+    return geomean('guest/geomean', 'speed', [
+        one for one in objects if metrics.get(one['case']) == one['metric']])

@@ -11,6 +11,8 @@ PLOTS = {
             '(lower is better)',
     'speed': 'Speed of guest programs, memswap / reference '
              '(higher is better)',
+    'saved': 'Memory saved by proactive reclaim, memswap / reference '
+             '(higher is better)',
     'p99': '99th percentile of a touch, memswap / reference '
            '(lower is better)',
     'p999': '99.9th percentile of a touch, memswap / reference '
