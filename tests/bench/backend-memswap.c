@@ -294,6 +294,11 @@ static void *memswap_open(const BenchOptions *options)
     return info.host;
 }
 
+MemswapEngine *bench_memswap_engine(void)
+{
+    return engine;
+}
+
 static void memswap_begin(void)
 {
     memswap_get_stats(engine, &at_begin);

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "memswap/engine.h"
 #include "options.h"
 
 /* One at a time in a process.  Whatever fails ends the program. */
@@ -32,6 +33,9 @@ typedef struct BenchBackend {
 extern const BenchBackend bench_memswap;
 extern const BenchBackend bench_plain;
 extern const BenchBackend bench_handler_thread;
+
+/* The engine of bench_memswap, once that is open. */
+MemswapEngine *bench_memswap_engine(void);
 
 /**
  * bench_map: map RAM, aligned to 2 MiB
