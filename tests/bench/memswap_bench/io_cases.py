@@ -29,8 +29,7 @@ SMALL_ARENA = 64
 LARGE_ARENA = 700
 # Programs' arguments.
 PATTERNS = {'random': '-p 4 -t 4', 'sequential': '-p 128 -t 2 -q'}
-# vhost-user-blk can be added once memswap serves it.
-DEVICES = ('virtio-blk',)
+DEVICES = ('virtio-blk', 'vhost-user-blk')
 PAIRS = 10
 
 
@@ -101,7 +100,7 @@ def wait_up(pidfile, process):
 class Disk(Work):
     """A program reads and writes a disk of the guest's."""
     name: str
-    device: str                 # of DEVICES, or vhost-user-blk
+    device: str                 # of DEVICES
     pattern: str                # of PATTERNS
     arena: int                  # MiB of its buffers
     resident: float = 0.5       # of the RAM
