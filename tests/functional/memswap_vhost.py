@@ -108,6 +108,11 @@ class Backend:
         """Has it not ended?"""
         return self._process.poll() is None
 
+    def has_memory(self):
+        """Does it have a front-end's memory mapped?"""
+        with open(f'/proc/{self.pid}/maps', encoding='ascii') as maps:
+            return 'memfd:' in maps.read()
+
     def kill(self):
         """kill -9, and wait until it is no more."""
         if self._process:
@@ -404,3 +409,33 @@ class VhostTest(MemswapTest):
                                  f'port={n}']
         return self.vm(memory=memory, limit=limit, smp=2,
                        args=(*slots, *args), **options)
+
+    # What a kind of device process has to show when one is killed.
+
+    def before_kill(self, vm):
+        """Waits for the moment to kill it."""
+
+    def when_gone(self, vm, n):
+        """Checks what there is while nobody serves the disk."""
+
+    def wait_back(self, vm):
+        """Waits until there is a device again."""
+        self.wait_device(vm, lambda device: device and device['attached'],
+                         timeout=30 * self.PATIENCE)
+
+    def run_crashes(self, vm, backend, arguments):
+        """The guest's I/O goes on, and is right, over kills in its middle."""
+        churn = self.start_churn(vm)
+        job = self.start_io(vm, arguments)
+        for n in self.rounds(5, 50):
+            job.wait_line('progress', 60 * self.PATIENCE, after=len(job.lines))
+            self.before_kill(vm)
+            backend.kill()
+            vm.qmp.wait_event('MEMSWAP_DEVICE_GONE', 10)
+            self.assertEqual(vm.stats()['devices'], [])
+            self.when_gone(vm, n)
+            backend.start()
+            self.wait_back(vm)
+        self.end_io(job)
+        self.end_churn(churn)
+        self.assert_disk(vm, 'vda', backend.image)

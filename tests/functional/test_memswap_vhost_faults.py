@@ -49,18 +49,7 @@ class VhostFaults(VhostTest):
     def test_crash(self):
         """kill -9 in the middle of its work, again and again."""
         vm, backend = self.start_copying()
-        churn = self.start_churn(vm)
-        job = self.start_io(vm, '-t 1 -p 100 -n 0')
-        for _ in self.rounds(5, 50):
-            job.wait_line('progress', 120, after=len(job.lines))
-            backend.kill()
-            vm.qmp.wait_event('MEMSWAP_DEVICE_GONE', 10)
-            backend.start()
-            self.wait_device(vm, lambda device: device and device['attached'],
-                             timeout=60)
-        self.end_io(job)
-        self.end_churn(churn)
-        self.assert_disk(vm, 'vda', backend.image)
+        self.run_crashes(vm, backend, '-t 1 -p 100 -n 0')
         self.finish(vm)
 
     def test_not_stated(self):

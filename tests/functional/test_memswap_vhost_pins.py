@@ -69,37 +69,30 @@ class VhostPins(VhostTest):
         self.need_contrib()
         self.run_io(contrib_blk)
 
-    def run_crashes(self, kind, arguments):
-        """The guest's I/O goes on over kills, and no pin is left behind."""
+    def before_kill(self, vm):
+        # in the middle of a request
+        self.wait_device(vm, lambda device: device['pinned'] > 64 * 1024)
+
+    def when_gone(self, vm, n):
+        # no pin is left behind
+        self.assertGreater(self.reclaimed(vm, 32 * MIB), 16 * MIB, n)
+
+    def start_crashes(self, kind, arguments):
+        """One backend of this kind, killed again and again."""
         vm, backend = self.start_pinning(kind)
-        churn = vm.agent.start('churn -m 64 -s 7 fill until seq')
-        churn.wait_line('progress name=until', 60)
-        job = self.start_io(vm, arguments)
-        for n in self.rounds(5, 50):
-            job.wait_line('progress', 60, after=len(job.lines))
-            # in the middle of a request
-            self.wait_device(vm, lambda device: device['pinned'] > 64 * 1024)
-            backend.kill()
-            vm.qmp.wait_event('MEMSWAP_DEVICE_GONE', 10)
-            self.assertEqual(vm.stats()['devices'], [])
-            self.assertGreater(self.reclaimed(vm, 32 * MIB), 16 * MIB, n)
-            backend.start()
-            self.wait_device(vm, lambda device: device and device['attached'])
-        self.end_io(job)
-        self.end_churn(churn)
-        self.assert_disk(vm, 'vda', backend.image)
+        self.run_crashes(vm, backend, arguments)
         self.wait_idle(vm)
         self.unplug(vm, 'disk0')
         self.finish(vm)
 
     def test_crash(self):
         """kill -9 of a storage daemon that works on one request at a time."""
-        self.run_crashes(storage_daemon, '-t 1 -p 100 -n 0')
+        self.start_crashes(storage_daemon, '-t 1 -p 100 -n 0')
 
     def test_crash_in_flight(self):
         """The same with requests in flight, of which there is record."""
         self.need_contrib()
-        self.run_crashes(contrib_blk, '-t 4 -p 100 -n 0')
+        self.start_crashes(contrib_blk, '-t 4 -p 100 -n 0')
 
     def test_reset(self):
         """A guest that starts anew in the middle of its I/O."""
@@ -183,10 +176,13 @@ class VhostPins(VhostTest):
             job = vm.agent.start('diskio -d -m 24 -a 64 -t 16 -p 500 -n 50000 '
                                  f'-s {n} /dev/vda')
             job.wait_line('progress', 60)
+            self.assertTrue(backend.has_memory())
             vm.kill()
-            # until it has found out, and then some
-            time.sleep(0.5)
-            self.assertTrue(backend.runs())
+            deadline = time.monotonic() + 20
+            while backend.has_memory():
+                self.assertLess(time.monotonic(), deadline)
+                self.assertTrue(backend.runs())
+                time.sleep(0.05)
 
     def test_hotplug(self):
         """Memory and a disk that come and go; the limit is free to change."""
