@@ -162,6 +162,7 @@ class VM:
                 '-kernel', os.path.join(GUEST, 'vmlinuz'),
                 '-initrd', initrd,
                 '-append', 'console=ttyS0 quiet panic=-1 reboot=t,force '
+                           'cryptomgr.notests '
                            f'memhp_default_state=online_movable {append}',
                 '-chardev', f'file,id=console,path={self.log("console.log")}',
                 '-serial', 'chardev:console',
