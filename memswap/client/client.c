@@ -125,8 +125,10 @@ static int find_file(MemswapPins *pins, uint64_t number, int fd, File **result)
     }
     words = mmap(NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (words == MAP_FAILED) {
+        int ret = -errno;
+
         free(file);
-        return -errno;
+        return ret;
     }
     *file = (File) {
         .number = number, .words = words, .size = st.st_size,
@@ -159,7 +161,11 @@ static List *list_new(MemswapPins *pins, unsigned int room)
     return list;
 }
 
-/* The list with one more region, in place of one at the same address. */
+/*
+ * The list with one more region, in place of those that it covers.  One at the
+ * same address that is larger goes on for what is beyond: who uses that memory
+ * has it until the others are ended.
+ */
 static int add_region(MemswapPins *pins, const Region *region)
 {
     List *old = atomic_load(&pins->list);
@@ -172,8 +178,11 @@ static int add_region(MemswapPins *pins, const Region *region)
     /* the newest first: it is right where others overlap */
     new->regions[new->n++] = *region;
     for (unsigned int i = 0; i < n; i++) {
-        if (old->regions[i].address != region->address) {
-            new->regions[new->n++] = old->regions[i];
+        const Region *other = &old->regions[i];
+
+        if (other->address != region->address || other->size > region->size) {
+            new->regions[new->n] = *other;
+            new->regions[new->n++].fresh &= other->address != region->address;
         }
     }
     atomic_store(&pins->list, new);

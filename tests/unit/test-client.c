@@ -76,6 +76,38 @@ static void pin_counts(FrontEnd *f, uint64_t page, unsigned int expected)
     g_assert_cmpuint(count(f, page), ==, expected);
 }
 
+/* The end of a region that gets smaller has its table until it is gone. */
+static void test_smaller(void)
+{
+    FrontEnd *f = front_end_new();
+
+    tell(f, 0, 10, 0);
+    tell(f, 0, 4, 0);
+    pin_counts(f, 3, 1);
+    pin_counts(f, 7, 1);
+    g_assert_cmpint(memswap_pin_guest(f->pins, 2 * PAGE, 4 * PAGE), ==, 0);
+    g_assert_cmpuint(count(f, 2), ==, 1);
+    g_assert_cmpuint(count(f, 3), ==, 2);
+    g_assert_cmpuint(count(f, 5), ==, 1);
+    memswap_unpin_guest(f->pins, 2 * PAGE, 4 * PAGE);
+    g_assert_cmpuint(count(f, 3), ==, 1);
+    g_assert_cmpuint(count(f, 5), ==, 0);
+    /* told of again, it is the same */
+    tell(f, 0, 4, 0);
+    g_assert_cmpint(memswap_pins_end_others(f->pins), ==, 0);
+    pin_counts(f, 7, 1);
+    pin_counts(f, 3, 2);
+
+    /* a larger one takes its place, and both go together */
+    tell(f, 0, 8, 0);
+    pin_counts(f, 7, 2);
+    tell(f, 0, 2, 0);
+    g_assert_cmpint(memswap_pins_end_table(f->pins, 0), ==, 0);
+    pin_counts(f, 1, 0);
+    pin_counts(f, 7, 2);
+    front_end_free(f);
+}
+
 /* A region that was taken away needs no pins. */
 static void test_end(void)
 {
@@ -178,6 +210,7 @@ static void test_nonblocking(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/client/smaller", test_smaller);
     g_test_add_func("/client/end", test_end);
     g_test_add_func("/client/held", test_held);
     g_test_add_func("/client/nonblocking", test_nonblocking);
