@@ -122,14 +122,23 @@ class Backend:
 
 
 def storage_daemon(path, image, log, aio='native', queues=1, pins=False,
-                   direct=True):
-    """qemu-storage-daemon, with O_DIRECT on a file unless told otherwise."""
+                   direct=True, iops=None):
+    """qemu-storage-daemon, with O_DIRECT on a file unless told otherwise.
+
+    With @iops it serves no more requests a second: others wait in it.
+    """
+    node, throttle = 'disk', []
+    if iops:
+        node = 'slow'
+        throttle = ['--object', f'throttle-group,id=few,x-iops-total={iops}',
+                    '--blockdev', 'driver=throttle,throttle-group=few,'
+                                  f'file=disk,node-name={node}']
     return Backend(
         [STORAGE_DAEMON, '--blockdev',
          f'driver=file,filename={image},node-name=disk,'
          f'cache.direct={"on" if direct else "off"},'
-         f'aio={aio}', '--export',
-         f'vhost-user-blk,id=export,node-name=disk,addr.type=unix,'
+         f'aio={aio}', *throttle, '--export',
+         f'vhost-user-blk,id=export,node-name={node},addr.type=unix,'
          f'addr.path={path},writable=on,num-queues={queues}'], path, log, pins)
 
 

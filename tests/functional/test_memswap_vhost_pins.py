@@ -145,10 +145,11 @@ class VhostPins(VhostTest):
 
     def test_pin_limit(self):
         """With little to be pinned at a time, requests wait for others."""
+        # Sixteen requests of 64 KiB are more than that.
         vm, backend = self.start_pinning(storage_daemon, queues=2,
-                                         memswap='pin-limit=1M')
+                                         memswap='pin-limit=512K', iops=500)
         churn = self.start_churn(vm)
-        for arguments in ('-a 64 -t 16 -n 6000', '-a 64 -t 16 -n 2000 -s 3'):
+        for arguments in ('-a 64 -t 16 -n 1000', '-a 64 -t 16 -n 500 -s 3'):
             last = vm.agent.run(f'diskio -d -m 24 {arguments} /dev/vda', 120)
             self.assertRegex(last, r'checked=[1-9]\d* wrong=0$')
         self.assertGreater(vm.stats()['pins']['refused'], 0)
