@@ -608,8 +608,14 @@ bool memswap_has_room(MemswapEngine *engine);
 /* What is charged already may stay until it is reclaimed. */
 void memswap_set_limit(MemswapEngine *engine, uint64_t limit);
 
-/* pin.c: bytes that may be pinned */
+/* pin.c */
+
+/* Bytes that may be pinned. */
 uint64_t memswap_pin_bound(MemswapEngine *engine);
+/* Pin a page if it is in place, or else leave it; in spite of the bound. */
+bool memswap_pin_mapped(MemswapBlock *block, uint64_t page);
+/* That pin ends, which nobody is to have waited for. */
+void memswap_unpin_mapped(MemswapBlock *block, uint64_t page);
 
 /* fault.c */
 

@@ -202,6 +202,19 @@ static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait,
     return 0;
 }
 
+bool memswap_pin_mapped(MemswapBlock *block, uint64_t page)
+{
+    MemswapEngine *engine = block->engine;
+    Pinned how;
+
+    atomic_fetch_add(&engine->pinned, block->page_size);
+    how = pin_mapped(block, page);
+    if (how != PINNED_FRESH) {
+        atomic_fetch_sub(&engine->pinned, block->page_size);
+    }
+    return how != PINNED_NOT;
+}
+
 /* Returns true if it was the page's last pin. */
 static inline bool unpin_page(MemswapBlock *block, uint64_t page)
 {
@@ -324,6 +337,11 @@ static void unpin_part(MemswapBlock *block, uint64_t first, uint64_t end)
     if (n) {
         atomic_fetch_sub(&block->engine->pinned, n << block->page_shift);
     }
+}
+
+void memswap_unpin_mapped(MemswapBlock *block, uint64_t page)
+{
+    unpin_part(block, page, page + 1);
 }
 
 /* Pin pages of one block, or none of them. */

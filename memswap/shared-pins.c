@@ -7,7 +7,8 @@
  * side of them:
  *
  * - IN is set only by memswap_client_pin(), with the page pinned by us for as
- *   long.  So the page is in no transition that takes it out.
+ *   long.  So the page is in no transition that takes it out.  That goes for
+ *   the pages that were asked for, and for those beside them that are in.
  * - Who takes a page out of the page cache moves it to EVICTING, DISCARDING or
  *   (with a large folio) FILLING first, which excludes our pins, and then
  *   clears IN in each table: memswap_shared_take().  If a table has IN and a
@@ -35,6 +36,8 @@
 /* How often to look through all tables, and what part of the time to take. */
 #define LOOK_NS 10000000
 #define LOOK_PART 20
+/* A part of so many words, and its pages, are looked at together. */
+#define BESIDE 64
 
 struct MemswapTable {
     MemswapClient *client;
@@ -296,7 +299,29 @@ static bool table_give(_Atomic uint32_t *word)
     return true;
 }
 
-static int table_pin(MemswapTable *table, uint64_t first, uint64_t n)
+/*
+ * The process would have to ask for each page once, which takes two wake-ups.
+ * So it is told of those beside, too, if they are in place and that is to be
+ * had for the asking.
+ */
+static void tell_beside(MemswapTable *table, MemswapBlock *block,
+                        uint64_t first, uint64_t n)
+{
+    uint64_t page = first / BESIDE * BESIDE;
+    uint64_t end = (first + n + BESIDE - 1) / BESIDE * BESIDE;
+
+    for (end = MIN(end, block->n_pages); page < end; page++) {
+        /* one of which something is known, or that it asks for now */
+        if (!atomic_load(&table->words[page]) &&
+            memswap_pin_mapped(block, page)) {
+            atomic_fetch_or(&table->words[page], MEMSWAP_CLIENT_IN);
+            memswap_unpin_mapped(block, page);
+        }
+    }
+}
+
+static int table_pin(MemswapTable *table, uint64_t first, uint64_t n,
+                     bool beside)
 {
     MemswapEngine *engine = table->client->engine;
     MemswapBlock *block = memswap_block_get(engine, table->block_slot);
@@ -311,6 +336,9 @@ static int table_pin(MemswapTable *table, uint64_t first, uint64_t n)
                                MEMSWAP_PIN_FORCE);
         while (!ret && done < n && table_give(&table->words[first + done])) {
             done++;
+        }
+        if (!ret && done == n && beside) {
+            tell_beside(table, block, first, n);
         }
         if (!ret) {
             memswap_unpin(engine, host, n << block->page_shift);
@@ -437,7 +465,10 @@ int memswap_client_pin(MemswapClient *client, uint32_t file, uint64_t offset,
             return -ENOBUFS;
         }
     }
-    return table_pin(table, first, words);
+    /* what it has to ask for is what can be refused: half is without */
+    return table_pin(table, first, words, !is_too_much(
+        client, memswap_pin_bound(client->engine) / 2,
+        MEMSWAP_CLIENT_BOUNDED | MEMSWAP_CLIENT_BOUNDED_OWN));
 }
 
 uint64_t memswap_shared_pinned(MemswapEngine *engine)

@@ -112,6 +112,63 @@ static void test_long_range(void)
     harness_free(h);
 }
 
+/* Pages beside one that is asked for are told of, if they are in. */
+static void test_beside(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    Device *device = device_new(h);
+    MemswapSettings settings;
+    MemswapStats before;
+
+    write_pages(h, 60, 200);
+    g_assert_cmpuint(reclaim(h), ==, 200 * PAGE);
+    for (uint64_t page = 64; page < 192; page++) {
+        if (page != 70) {
+            ram_touch(h, page);
+        }
+    }
+    harness_settle(h);
+    before = stats_of(h);
+    pin(device, 100, 2);
+    for (uint64_t page = 60; page < 260; page++) {
+        uint32_t expected = page >= 64 && page < 128 && page != 70 ?
+                            MEMSWAP_CLIENT_IN : 0;
+
+        g_assert_cmphex(device_word(device, page), ==,
+                        expected + (page == 100 || page == 101));
+    }
+    /* that cost nothing, brought nothing in, and pins nothing */
+    g_assert_cmpuint(stats_of(h).resident, ==, before.resident);
+    g_assert_cmpuint(stats_of(h).pinned, ==, 0);
+    g_assert_cmpuint(memswap_client_pinned(device_client(device)), ==,
+                     2 * PAGE);
+    /* what it is told of it need not ask for, and that holds */
+    pin(device, 110, 1);
+    g_assert_cmphex(device_word(device, 110), ==, MEMSWAP_CLIENT_IN | 1);
+    g_assert_cmpuint(reclaim(h), ==, 124 * PAGE);
+    g_assert_cmphex(device_word(device, 109), ==, 0);
+    g_assert_cmpint(device_do(device, DEVICE_READ, 110, 0), ==, 221);
+    unpin(device, 110, 1);
+    unpin(device, 100, 2);
+    harness_check(h);
+    device_kill(device);
+
+    /* with more than half of what may be pinned it has to ask for each */
+    device = device_new(h);
+    memswap_get_settings(h->engine, &settings);
+    settings.pin_limit = 64 * PAGE;
+    g_assert_cmpint(memswap_set_settings(h->engine, &settings, NULL), ==, 0);
+    check_pages(h, 60, 200);
+    pin(device, 100, 33);
+    g_assert_cmphex(device_word(device, 180), ==, MEMSWAP_CLIENT_IN);
+    pin(device, 200, 1);
+    g_assert_cmphex(device_word(device, 201), ==, 0);
+    unpin(device, 100, 33);
+    unpin(device, 200, 1);
+    device_kill(device);
+    harness_free(h);
+}
+
 /* Two processes: a page stays while either has it. */
 static void test_two(void)
 {
@@ -609,6 +666,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/shared-pins/pin", test_pin);
     g_test_add_func("/shared-pins/long-range", test_long_range);
+    g_test_add_func("/shared-pins/beside", test_beside);
     g_test_add_func("/shared-pins/two", test_two);
     g_test_add_func("/shared-pins/killed", test_killed);
     g_test_add_func("/shared-pins/lost", test_lost);
