@@ -274,7 +274,7 @@ static void memswap_instance_init(Object *obj)
         .codec = MEMSWAP_CODEC_LZ4,
         .compression_level = -1,
         .when_full = MEMSWAP_FULL_HOLD,
-        .readahead = 32 * KiB,
+        .readahead = 16 * KiB,
         .keep_copies = MEMSWAP_KEEP_AUTO,
     };
 }
@@ -321,7 +321,7 @@ static void memswap_class_init(ObjectClass *oc, void *data)
                               NULL, (void *)offsetof(MemswapSettings,
                                                      readahead));
     object_class_property_set_description(oc, "readahead",
-        "how much to bring in ahead of a sequence of faults (default: 32K)");
+        "how much to bring in ahead of a sequence of faults (default: 16K)");
     object_class_property_add(oc, "keep-copies", "size", get_size, set_size,
                               NULL, (void *)offsetof(MemswapSettings,
                                                      keep_copies));

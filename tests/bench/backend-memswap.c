@@ -25,7 +25,7 @@
 /* QEMU's default, see memswap/qemu/object.c. */
 #define COMPRESSION_LEVEL (-5)
 /* Off in the engine unless asked for; the kernel's side has its own. */
-#define READAHEAD (32 * 1024)
+#define READAHEAD (16 * 1024)
 /* As memswap/qemu/start.c has it. */
 #define FAULT_HELPERS 2
 

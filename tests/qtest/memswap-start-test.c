@@ -339,7 +339,7 @@ static void defaults(void)
     g_assert_false(qdict_haskey(now, "pool-limit"));
     g_assert_cmpstr(qdict_get_str(now, "compression"), ==, "lz4");
     g_assert_cmpint(qdict_get_int(now, "compression-level"), ==, -1);
-    g_assert_cmpint(qdict_get_int(now, "readahead"), ==, 32 * 1024);
+    g_assert_cmpint(qdict_get_int(now, "readahead"), ==, 16 * 1024);
     g_assert_false(qdict_haskey(now, "keep-copies"));
     g_assert_cmpstr(qdict_get_str(now, "when-full"), ==, "hold");
     g_assert_false(qdict_haskey(now, "iothread"));
