@@ -205,8 +205,13 @@ static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait,
 bool memswap_pin_mapped(MemswapBlock *block, uint64_t page)
 {
     MemswapEngine *engine = block->engine;
+    uint64_t word = memswap_word_load(&block->words[page]);
     Pinned how;
 
+    if (memswap_word_state(word) != MEMSWAP_RESIDENT ||
+        !(word & MEMSWAP_WORD_MAPPED)) {
+        return false;
+    }
     atomic_fetch_add(&engine->pinned, block->page_size);
     how = pin_mapped(block, page);
     if (how != PINNED_FRESH) {

@@ -36,8 +36,8 @@
 /* How often to look through all tables, and what part of the time to take. */
 #define LOOK_NS 10000000
 #define LOOK_PART 20
-/* A part of so many words, and its pages, are looked at together. */
-#define BESIDE 64
+/* Pages of a part of so many bytes are told of together. */
+#define BESIDE_BYTES (256 * 1024)
 
 struct MemswapTable {
     MemswapClient *client;
@@ -302,13 +302,15 @@ static bool table_give(_Atomic uint32_t *word)
 /*
  * The process would have to ask for each page once, which takes two wake-ups.
  * So it is told of those beside, too, if they are in place and that is to be
- * had for the asking.
+ * had for the asking.  How many: it may pin them from now on.
  */
-static void tell_beside(MemswapTable *table, MemswapBlock *block,
-                        uint64_t first, uint64_t n)
+static uint64_t tell_beside(MemswapTable *table, MemswapBlock *block,
+                            uint64_t first, uint64_t n)
 {
-    uint64_t page = first / BESIDE * BESIDE;
-    uint64_t end = (first + n + BESIDE - 1) / BESIDE * BESIDE;
+    uint64_t part = MAX(BESIDE_BYTES / table->page_size, 1);
+    uint64_t page = first / part * part;
+    uint64_t end = (first + n + part - 1) / part * part;
+    uint64_t told = 0;
 
     for (end = MIN(end, block->n_pages); page < end; page++) {
         /* one of which something is known, or that it asks for now */
@@ -316,8 +318,10 @@ static void tell_beside(MemswapTable *table, MemswapBlock *block,
             memswap_pin_mapped(block, page)) {
             atomic_fetch_or(&table->words[page], MEMSWAP_CLIENT_IN);
             memswap_unpin_mapped(block, page);
+            told++;
         }
     }
+    return told;
 }
 
 static int table_pin(MemswapTable *table, uint64_t first, uint64_t n,
@@ -325,7 +329,7 @@ static int table_pin(MemswapTable *table, uint64_t first, uint64_t n,
 {
     MemswapEngine *engine = table->client->engine;
     MemswapBlock *block = memswap_block_get(engine, table->block_slot);
-    uint64_t done = 0;
+    uint64_t done = 0, told = 0;
     void *host;
     int ret = -ENOENT;
 
@@ -338,7 +342,7 @@ static int table_pin(MemswapTable *table, uint64_t first, uint64_t n,
             done++;
         }
         if (!ret && done == n && beside) {
-            tell_beside(table, block, first, n);
+            told = tell_beside(table, block, first, n);
         }
         if (!ret) {
             memswap_unpin(engine, host, n << block->page_shift);
@@ -353,8 +357,10 @@ static int table_pin(MemswapTable *table, uint64_t first, uint64_t n,
         }
     }
     if (!ret) {
-        atomic_fetch_add(&table->client->given, n * table->page_size);
-        atomic_fetch_add(&engine->shared_given, n * table->page_size);
+        uint64_t bytes = (n + told) * table->page_size;
+
+        atomic_fetch_add(&table->client->given, bytes);
+        atomic_fetch_add(&engine->shared_given, bytes);
     }
     if (block) {
         memswap_block_unref(block);
@@ -442,6 +448,24 @@ static bool is_too_much(MemswapClient *client, uint64_t size, uint32_t flags)
            ((flags & MEMSWAP_CLIENT_BOUNDED_OWN) && own + size > bound);
 }
 
+/*
+ * What it has to ask for is what can be refused.  So it has to ask for each
+ * page while half of what may be pinned is, or was told of since that was
+ * looked at.
+ */
+static bool may_tell_beside(MemswapClient *client)
+{
+    const uint32_t both = MEMSWAP_CLIENT_BOUNDED | MEMSWAP_CLIENT_BOUNDED_OWN;
+    uint64_t half = memswap_pin_bound(client->engine) / 2;
+
+    if (is_too_much(client, half, both)) {
+        /* it may be long ago; now and then it is looked at anew */
+        memswap_shared_pinned(client->engine);
+        return !is_too_much(client, half, both);
+    }
+    return true;
+}
+
 int memswap_client_pin(MemswapClient *client, uint32_t file, uint64_t offset,
                        uint32_t words, uint32_t flags)
 {
@@ -465,10 +489,7 @@ int memswap_client_pin(MemswapClient *client, uint32_t file, uint64_t offset,
             return -ENOBUFS;
         }
     }
-    /* what it has to ask for is what can be refused: half is without */
-    return table_pin(table, first, words, !is_too_much(
-        client, memswap_pin_bound(client->engine) / 2,
-        MEMSWAP_CLIENT_BOUNDED | MEMSWAP_CLIENT_BOUNDED_OWN));
+    return table_pin(table, first, words, may_tell_beside(client));
 }
 
 uint64_t memswap_shared_pinned(MemswapEngine *engine)
