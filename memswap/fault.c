@@ -265,6 +265,10 @@ static bool fill_lost(Fill *fill, MemswapState state, int error)
     }
     /* the host's memory is, or its swap */
     if (state == MEMSWAP_RESIDENT) {
+        if (!memswap_shared_take(block, fill->page)) {
+            /* a process has pinned it, which is as good as a pin */
+            return false;
+        }
         memswap_uncharge(engine, block->page_size);
         memswap_block_moved(block, fill->page, MEMSWAP_IN_CACHE,
                             MEMSWAP_IN_POISON);

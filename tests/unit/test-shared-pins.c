@@ -246,6 +246,43 @@ static void test_lost(void)
     harness_free(h);
 }
 
+static int no_continue(void *opaque, InjectCall call, uint64_t where,
+                       size_t *size)
+{
+    return call == INJECT_CONTINUE ? -EHWPOISON : 0;
+}
+
+/* A page that the host lost while it was in: the process has to ask. */
+static void test_host_lost(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    Device *device = device_new(h);
+    InjectHooks hooks = { .before = no_continue };
+    MemswapFaultKind kind;
+
+    write_pages(h, 0, 10);
+    pin(device, 3, 1);
+    g_assert_cmphex(device_word(device, 5), ==, MEMSWAP_CLIENT_IN);
+    memswap_trial_range(h->ram.block, 0, 10);
+    inject(&hooks);
+    g_assert_cmpint(memswap_fill(h->ram.block, 5, 0, &kind), ==,
+                    MEMSWAP_LOST);
+    g_assert_cmphex(device_word(device, 5), ==, 0);
+    g_assert_cmpint(device_do(device, DEVICE_PIN, 5, 1), ==, -EIO);
+    /* one that it uses is not given up */
+    memswap_fill(h->ram.block, 3, 0, &kind);
+    inject(NULL);
+    g_assert_cmpint(ram_state(&h->ram, 3), !=, MEMSWAP_POISONED);
+    g_assert_cmphex(device_word(device, 3), ==, MEMSWAP_CLIENT_IN | 1);
+    unpin(device, 3, 1);
+    memswap_forget_lost(h->engine);
+    ram_check(h, 5, 0);
+    ram_check(h, 3, 7);
+    harness_check(h);
+    device_kill(device);
+    harness_free(h);
+}
+
 /* What a process may ask for, it may ask wrongly. */
 static void test_bad_requests(void)
 {
@@ -680,6 +717,7 @@ int main(int argc, char **argv)
     g_test_add_func("/shared-pins/two", test_two);
     g_test_add_func("/shared-pins/killed", test_killed);
     g_test_add_func("/shared-pins/lost", test_lost);
+    g_test_add_func("/shared-pins/host-lost", test_host_lost);
     g_test_add_func("/shared-pins/bad-requests", test_bad_requests);
     g_test_add_func("/shared-pins/bad-packets", test_bad_packets);
     g_test_add_func("/shared-pins/pin-at-read", test_pin_at_read);
