@@ -130,10 +130,11 @@ void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
     }
     memswap_block_ref(block);
     g_array_append_val(engine->stalled, stalled);
+    /* first: who sees it wait finds it counted */
+    memswap_count(engine->stalls, 1);
     count_stalled(engine, block, 1);
     g_mutex_unlock(&engine->stall_lock);
 
-    memswap_count(engine->stalls, 1);
     tell_begin(block, page);
     memswap_evictors_kick(engine);
 }
