@@ -58,7 +58,7 @@ static void test_stall(void)
 
     release(h);
     g_assert_cmpint(task_join(task), ==, 0);
-    wait_until(stats_of(h).stall_ns > 0);
+    wait_until(h->traces[MEMSWAP_TRACE_STALL]);
     stats = stats_of(h);
     g_assert_cmpuint(stats.stalls, ==, 1);
     g_assert_cmpuint(stats.stall_ns, ==, 7654321);
