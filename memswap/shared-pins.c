@@ -10,9 +10,9 @@
  *   long.  So the page is in no transition that takes it out.  That goes for
  *   the pages that were asked for, and for those beside them that are in.
  * - Who takes a page out of the page cache moves it to EVICTING, DISCARDING or
- *   (with a large folio, or when the host lost it) FILLING first, which excludes
- *   our pins, and then clears IN in each table: memswap_shared_take().  If a
- *   table has IN and a count, the page stays.
+ *   (with a large folio, or when the host lost it) FILLING first, which
+ *   excludes our pins, and then clears IN in each table:
+ *   memswap_shared_take().  If a table has IN and a count, the page stays.
  *
  * Both change one word by atomic operations: either the process's count is
  * there first, and we leave the page, or IN is gone first, and it asks.  It
