@@ -269,8 +269,7 @@ uint64_t memswap_block_next_cached(MemswapBlock *block, uint64_t number)
                block->region_pages, block->n_regions);
 }
 
-/* Take stock of what was there before the range was registered. */
-static void adopt_pages(MemswapBlock *block)
+void memswap_block_adopt_all(MemswapBlock *block, bool huge)
 {
     uint64_t number = 0;
 
@@ -279,7 +278,9 @@ static void adopt_pages(MemswapBlock *block)
         memswap_region_own(&block->regions[number]);
         memswap_block_adopt(block, memswap_region_first(block, number),
                             memswap_region_end(block, number));
-        memswap_huge_adopt(block, number);
+        if (huge) {
+            memswap_huge_adopt(block, number);
+        }
         memswap_region_disown(&block->regions[number]);
         number++;
     }
@@ -424,7 +425,8 @@ int memswap_block_add(MemswapEngine *engine, const MemswapBlockInfo *info,
         block_free_arrays(block);
         return ret;
     }
-    adopt_pages(block);
+    /* what was there before the range was registered */
+    memswap_block_adopt_all(block, true);
     /* Like a limit lowered by as much: to be worked off in the background. */
     g_mutex_lock(&engine->settings_lock);
     memswap_set_limit(engine, atomic_load(&engine->limit));

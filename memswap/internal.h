@@ -476,6 +476,8 @@ void memswap_block_unref(MemswapBlock *block);
  * that are in the page cache although nobody told us.
  */
 void memswap_block_adopt(MemswapBlock *block, uint64_t first, uint64_t end);
+/* The same for all of the block; @huge: its full regions may be huge. */
+void memswap_block_adopt_all(MemswapBlock *block, bool huge);
 /*
  * The first region from @number on that may have pages in the page cache;
  * n_regions if there is none.

@@ -163,28 +163,14 @@ static int bring_back_all(MemswapBlock *block)
     return 0;
 }
 
-/* Take stock of what was made behind our back. */
-static void adopt_all(MemswapBlock *block)
-{
-    uint64_t number = 0;
-
-    while ((number = memswap_block_next_cached(block, number)) <
-           block->n_regions) {
-        memswap_region_own(&block->regions[number]);
-        memswap_block_adopt(block, memswap_region_first(block, number),
-                            memswap_region_end(block, number));
-        memswap_region_disown(&block->regions[number]);
-        number++;
-    }
-}
-
 /* One fewer; called with retain_lock. */
 static void release(MemswapBlock *block)
 {
     MemswapEngine *engine = block->engine;
 
     if (atomic_load(&block->retained) == 1) {
-        adopt_all(block);
+        /* what was made behind our back */
+        memswap_block_adopt_all(block, false);
     }
     atomic_fetch_sub(&block->retained, 1);
     atomic_fetch_sub(&engine->n_retained, 1);
