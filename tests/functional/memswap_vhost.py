@@ -448,3 +448,30 @@ class VhostTest(MemswapTest):
         self.end_io(job)
         self.end_churn(churn)
         self.assert_disk(vm, 'vda', backend.image)
+
+
+class CrashTests:
+    """What a VhostTest with one kind of backends tests by killing them.
+
+    Its start_disk() starts a VM with one, and returns both.
+    """
+
+    def end_disk(self, vm):
+        """The end of the disk, which serves the guest again."""
+        self.unplug(vm, 'disk0')
+
+    def start_crashes(self, kind, arguments):
+        """One backend of this kind, killed again and again."""
+        vm, backend = self.start_disk(kind)
+        self.run_crashes(vm, backend, arguments)
+        self.end_disk(vm)
+        self.finish(vm)
+
+    def test_crash(self):
+        """kill -9 of a storage daemon that works on one request at a time."""
+        self.start_crashes(storage_daemon, '-t 1 -p 100 -n 0')
+
+    def test_crash_in_flight(self):
+        """The same with requests in flight, of which there is record."""
+        self.need_contrib()
+        self.start_crashes(contrib_blk, '-t 4 -p 100 -n 0')

@@ -11,12 +11,12 @@ import time
 import unittest
 
 from memswap_qmp import QMPClosed, QMPError
-from memswap_vhost import (LIMIT, RAM, Pinner, VhostTest, contrib_blk,
-                           storage_daemon)
+from memswap_vhost import (LIMIT, RAM, CrashTests, Pinner, VhostTest,
+                           contrib_blk, storage_daemon)
 from memswap_vm import MIB, VMError
 
 
-class VhostPins(VhostTest):
+class VhostPins(CrashTests, VhostTest):
     """Memory leaves while backends work; not one byte is wrong."""
 
     def wait_idle(self, vm, name='disk0'):
@@ -77,22 +77,12 @@ class VhostPins(VhostTest):
         # no pin is left behind
         self.assertGreater(self.reclaimed(vm, 32 * MIB), 16 * MIB, n)
 
-    def start_crashes(self, kind, arguments):
-        """One backend of this kind, killed again and again."""
-        vm, backend = self.start_pinning(kind)
-        self.run_crashes(vm, backend, arguments)
+    def start_disk(self, kind):
+        return self.start_pinning(kind)
+
+    def end_disk(self, vm):
         self.wait_idle(vm)
-        self.unplug(vm, 'disk0')
-        self.finish(vm)
-
-    def test_crash(self):
-        """kill -9 of a storage daemon that works on one request at a time."""
-        self.start_crashes(storage_daemon, '-t 1 -p 100 -n 0')
-
-    def test_crash_in_flight(self):
-        """The same with requests in flight, of which there is record."""
-        self.need_contrib()
-        self.start_crashes(contrib_blk, '-t 4 -p 100 -n 0')
+        super().end_disk(vm)
 
     def test_reset(self):
         """A guest that starts anew in the middle of its I/O."""

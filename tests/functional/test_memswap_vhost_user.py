@@ -9,12 +9,11 @@ import time
 import unittest
 
 from memswap_qmp import QMPError
-from memswap_vhost import (RAM, Mapper, VhostTest, contrib_blk,
-                           storage_daemon)
+from memswap_vhost import RAM, CrashTests, Mapper, VhostTest
 from memswap_vm import MIB
 
 
-class VhostUser(VhostTest):
+class VhostUser(CrashTests, VhostTest):
     """Backends come, go, and die; not one byte is wrong on either side."""
 
     def plug(self, vm, name, bus, queues=1):
@@ -90,24 +89,12 @@ class VhostUser(VhostTest):
         memory = vm.memory()
         self.assertEqual(memory['stored'] + memory['zero'], 0, memory)
 
-    def start_crashes(self, kind, arguments):
-        """One backend of this kind, killed again and again."""
+    def start_disk(self, kind):
         vm = self.start()
         backend = self.backend(vm, 'disk0', kind)
         self.start_with(vm, backend)
         self.assert_all_there(vm)
-        self.run_crashes(vm, backend, arguments)
-        self.unplug(vm, 'disk0')
-        self.finish(vm)
-
-    def test_crash(self):
-        """kill -9 of a storage daemon that works on one request at a time."""
-        self.start_crashes(storage_daemon, '-t 1 -p 100 -n 0')
-
-    def test_crash_in_flight(self):
-        """The same with requests in flight, of which there is record."""
-        self.need_contrib()
-        self.start_crashes(contrib_blk, '-t 4 -p 100 -n 0')
+        return vm, backend
 
     def test_several(self):
         """Several at once, with several queues; RAM that comes and goes."""
