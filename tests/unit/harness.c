@@ -449,3 +449,10 @@ void harness_handle(Harness *h)
 {
     memswap_engine_handle(h->engine);
 }
+
+double stress_seconds(double otherwise)
+{
+    const char *value = g_getenv("MEMSWAP_STRESS_SECONDS");
+
+    return value ? g_ascii_strtod(value, NULL) : otherwise;
+}

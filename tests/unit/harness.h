@@ -172,6 +172,9 @@ int64_t task_pin(Harness *h, uint64_t page);
 int64_t task_discard(Harness *h, uint64_t page);
 int64_t task_reclaim(Harness *h, uint64_t bytes);
 
+/* What MEMSWAP_STRESS_SECONDS says, or so many. */
+double stress_seconds(double otherwise);
+
 /* Wait until @condition, which others bring about. */
 #define wait_until(condition)                                               \
     do {                                                                    \

@@ -11,8 +11,6 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#include <stdlib.h>
-
 #include "harness.h"
 #include "other.h"
 
@@ -192,13 +190,6 @@ static void check_all(Stress *stress, unsigned int killed)
     g_assert_cmpuint(extra, <=, killed * OTHER_THREADS);
 }
 
-static unsigned int seconds(void)
-{
-    const char *value = g_getenv("MEMSWAP_STRESS_SECONDS");
-
-    return value ? atoi(value) : 5;
-}
-
 static void live(Stress *stress, bool die)
 {
     Other *other = other_expose(stress->h);
@@ -206,7 +197,7 @@ static void live(Stress *stress, bool die)
 
     atomic_store(&stress->shared->stop, false);
     other_begin_stress(other, stress->shared_fd, PAGES, g_test_rand_int());
-    g_usleep((uint64_t)seconds() * G_USEC_PER_SEC / PERIODS / LIVES);
+    g_usleep(stress_seconds(5) * G_USEC_PER_SEC / PERIODS / LIVES);
     wait_until(atomic_load(&stress->shared->done) > before + 100);
     if (die) {
         other_kill(other);

@@ -13,7 +13,6 @@
  */
 
 #include <poll.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "huge-ram.h"
@@ -228,13 +227,6 @@ static gpointer handle_too(gpointer opaque)
     return NULL;
 }
 
-static unsigned int seconds(void)
-{
-    const char *value = g_getenv("MEMSWAP_STRESS_SECONDS");
-
-    return value ? atoi(value) : 5;
-}
-
 static uint64_t count_lost(Stress *stress, Worker *writers)
 {
     uint64_t lost = 0;
@@ -280,7 +272,7 @@ static void stress(const HarnessOptions *options)
             "worker", i < WRITERS ? write_words : functions[i - WRITERS],
             &workers[i]);
     }
-    g_usleep((uint64_t)seconds() * G_USEC_PER_SEC / PERIODS);
+    g_usleep(stress_seconds(5) * G_USEC_PER_SEC / PERIODS);
     atomic_store(&stress.stop, true);
     for (unsigned int i = 0; i < n; i++) {
         g_thread_join(workers[i].thread);

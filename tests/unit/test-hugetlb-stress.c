@@ -175,7 +175,6 @@ static void run(Stress *stress, double seconds)
 
 static void test_all(void)
 {
-    const char *seconds = g_getenv("MEMSWAP_STRESS_SECONDS");
     Stress *stress = g_new0(Stress, 1);
     int surplus = hugepages_leave(MANY);
     MemswapStats stats;
@@ -192,7 +191,7 @@ static void test_all(void)
         g_mutex_init(&stress->pages[i].lock);
     }
     ram_add(h, &stress->small, "small");
-    run(stress, seconds ? g_ascii_strtod(seconds, NULL) : 4);
+    run(stress, stress_seconds(4));
     for (uint64_t page = 0; page < PAGES; page++) {
         huge_check(h, page, stress->pages[page].number);
     }

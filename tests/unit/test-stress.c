@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -311,13 +310,6 @@ static void check_all(Stress *stress)
     }
 }
 
-static unsigned int seconds(void)
-{
-    const char *value = g_getenv("MEMSWAP_STRESS_SECONDS");
-
-    return value ? atoi(value) : 5;
-}
-
 static void stress(const HarnessOptions *options, bool kernel_faults)
 {
     static GThreadFunc functions[] = { move_limit, handle_too, plug };
@@ -345,7 +337,7 @@ static void stress(const HarnessOptions *options, bool kernel_faults)
             "worker", i < WORKERS ? work : functions[i - WORKERS],
             &workers[i]);
     }
-    g_usleep((uint64_t)seconds() * G_USEC_PER_SEC / PERIODS);
+    g_usleep(stress_seconds(5) * G_USEC_PER_SEC / PERIODS);
     atomic_store(&stress.stop, true);
     for (unsigned int i = 0; i < n; i++) {
         g_thread_join(workers[i].thread);
