@@ -23,13 +23,13 @@ AT_ONCE = 2     # programs, on as many processors
 NOT_RUN = ('test-age', 'test-exposed-stress', 'test-failure',
            'test-generation', 'test-guest-table', 'test-hugetlb-stress',
            'test-huge-failure', 'test-offers', 'test-policy', 'test-pool',
-           'test-prefetch', 'test-pressure', 'test-ranges', 'test-stats',
-           'test-streams', 'test-target', 'test-virtual', 'test-working',
-           'test-word')
+           'test-prefetch', 'test-pressure', 'test-ranges',
+           'test-shared-stress', 'test-stats', 'test-streams', 'test-target',
+           'test-virtual', 'test-working', 'test-word')
 NOT_TESTED = ('/block/many-times', '/block/metadata', '/hugetlb/failures',
               '/hugetlb/warm', '/hugetlb-empty/both-sizes',
               '/hugetlb-empty/evictors', '/reclaim/compacts',
-              '/retain/stress', '/shared-pins/stress')
+              '/retain/stress')
 LONGEST = 'test-hugetlb'        # are begun first
 DEADLINE = 1200  # seconds for all of them, on a slow machine
 

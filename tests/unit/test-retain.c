@@ -15,6 +15,7 @@
 #include "harness.h"
 #include "huge-ram.h"
 #include "meeting.h"
+#include "tally.h"
 
 /* How somebody else sees the RAM. */
 static uint8_t *map_other(Harness *h)
@@ -448,8 +449,7 @@ static void test_page_in_hand(void)
 #define STRESS_PAGES (STRESS_SIZE / PAGE)
 #define ROUNDS FEWER(40)
 #define PASSES 4
-/* Counters in each page: the guest's, and the device's. */
-#define GUEST_AT 8
+/* The device's counter in each page; the guest's is TALLY_AT. */
 #define DEVICE_AT 2048
 
 /*
@@ -479,46 +479,11 @@ static void device_process(int fd, uint64_t size, int in, int out)
     _exit(0);
 }
 
-typedef struct Guest {
-    Harness *h;
-    uint64_t counts[STRESS_PAGES];
-    _Atomic bool stop;
-} Guest;
-
-static gpointer guest(gpointer opaque)
-{
-    Guest *guest = opaque;
-    GRand *rand = g_rand_new_with_seed(5);
-
-    while (!atomic_load(&guest->stop)) {
-        uint64_t page = g_rand_int_range(rand, 0, STRESS_PAGES);
-        _Atomic uint64_t *count = (_Atomic uint64_t *)
-            (guest->h->ram.host + page * PAGE + GUEST_AT);
-
-        g_assert_cmpuint(atomic_load(count), ==, guest->counts[page]);
-        atomic_store(count, ++guest->counts[page]);
-    }
-    g_rand_free(rand);
-    return NULL;
-}
-
-static gpointer reclaimer(gpointer opaque)
-{
-    Guest *guest = opaque;
-
-    while (!atomic_load(&guest->stop)) {
-        memswap_reclaim(guest->h->engine, 64 * PAGE);
-    }
-    return NULL;
-}
-
-static void check_counts(Guest *guest, uint64_t rounds)
+static void check_counts(Harness *h, uint64_t rounds)
 {
     for (uint64_t page = 0; page < STRESS_PAGES; page++) {
-        const uint8_t *at = guest->h->ram.host + page * PAGE;
+        const uint8_t *at = h->ram.host + page * PAGE;
 
-        g_assert_cmpuint(*(const uint64_t *)(at + GUEST_AT), ==,
-                         guest->counts[page]);
         g_assert_cmpuint(*(const uint64_t *)(at + DEVICE_AT), ==,
                          rounds * PASSES);
     }
@@ -530,9 +495,8 @@ static void test_stress(void)
         .size = STRESS_SIZE, .limit = STRESS_SIZE, .evictors = 1,
         .reserve_low = 16 * PAGE, .reserve_high = 32 * PAGE,
     });
-    g_autofree Guest *state = g_new0(Guest, 1);
-    GThread *threads[2];
     int to[2], from[2];
+    Tally *tally;
     pid_t pid;
 
     g_assert_cmpint(pipe(to), ==, 0);
@@ -547,9 +511,7 @@ static void test_stress(void)
     close(to[0]);
     close(from[1]);
 
-    state->h = h;
-    threads[0] = g_thread_new("guest", guest, state);
-    threads[1] = g_thread_new("reclaimer", reclaimer, state);
+    tally = tally_start(h);
     for (unsigned int round = 0; round < ROUNDS; round++) {
         char byte = 0;
 
@@ -562,10 +524,8 @@ static void test_stress(void)
         /* so that much of it is out the next time */
         wait_until(atomic_load(&h->engine->charged) <= STRESS_SIZE / 3);
     }
-    atomic_store(&state->stop, true);
-    g_thread_join(threads[0]);
-    g_thread_join(threads[1]);
-    check_counts(state, ROUNDS);
+    tally_end(tally);
+    check_counts(h, ROUNDS);
     close(to[1]);
     close(from[0]);
     g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);

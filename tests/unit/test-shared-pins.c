@@ -610,104 +610,6 @@ static void test_huge_pin_at_read(void)
     harness_free(h);
 }
 
-/* --- stress ------------------------------------------------------------ */
-
-#define STRESS_SIZE (8 * MIB)
-#define STRESS_PAGES (STRESS_SIZE / PAGE)
-#define ROUNDS FEWER(20)
-#define CHURN 4000
-#define GUEST_AT 8
-
-typedef struct Guest {
-    Harness *h;
-    uint64_t counts[STRESS_PAGES];
-    _Atomic bool stop;
-} Guest;
-
-static gpointer guest(gpointer opaque)
-{
-    Guest *state = opaque;
-    GRand *rand = g_rand_new_with_seed(5);
-
-    while (!atomic_load(&state->stop)) {
-        uint64_t page = g_rand_int_range(rand, 0, STRESS_PAGES);
-        _Atomic uint64_t *count = (_Atomic uint64_t *)
-            (state->h->ram.host + page * PAGE + GUEST_AT);
-
-        g_assert_cmpuint(atomic_load(count), ==, state->counts[page]);
-        atomic_store(count, ++state->counts[page]);
-    }
-    g_rand_free(rand);
-    return NULL;
-}
-
-static gpointer reclaimer(gpointer opaque)
-{
-    Guest *state = opaque;
-
-    while (!atomic_load(&state->stop)) {
-        memswap_reclaim(state->h->engine, 64 * PAGE);
-    }
-    return NULL;
-}
-
-/* How often the devices' churning has added to any counter. */
-static uint64_t sum_counts(Guest *state)
-{
-    uint64_t sum = 0;
-
-    for (uint64_t page = 0; page < STRESS_PAGES; page++) {
-        const uint8_t *at = state->h->ram.host + page * PAGE;
-
-        g_assert_cmpuint(*(const uint64_t *)(at + GUEST_AT), ==,
-                         state->counts[page]);
-        sum += *(const uint64_t *)(at + DEVICE_COUNTER);
-    }
-    return sum;
-}
-
-/* What one round of a device adds: its random numbers are no secret. */
-static uint64_t churned(uint64_t times)
-{
-    uint64_t random = 7, sum = 0;
-
-    while (times--) {
-        uint64_t page, n;
-
-        random = random * 6364136223846793005ULL + 1;
-        page = (random >> 33) % STRESS_PAGES;
-        n = 1 + (random >> 20) % 4;
-        sum += MIN(n, STRESS_PAGES - page);
-    }
-    return sum;
-}
-
-static void test_stress(void)
-{
-    Harness *h = harness_new(&(HarnessOptions) {
-        .size = STRESS_SIZE, .limit = STRESS_SIZE / 3, .evictors = 1,
-        .reserve_low = 16 * PAGE, .reserve_high = 32 * PAGE,
-    });
-    g_autofree Guest *state = g_new0(Guest, 1);
-    Device *device = device_new(h);
-    GThread *threads[2];
-
-    state->h = h;
-    threads[0] = g_thread_new("guest", guest, state);
-    threads[1] = g_thread_new("reclaimer", reclaimer, state);
-    for (unsigned int round = 0; round < ROUNDS; round++) {
-        g_assert_cmpint(device_do(device, DEVICE_CHURN, 0, CHURN), ==, 0);
-        g_assert_cmpuint(memswap_client_pinned(device_client(device)), ==, 0);
-    }
-    atomic_store(&state->stop, true);
-    g_thread_join(threads[0]);
-    g_thread_join(threads[1]);
-    g_assert_cmpuint(sum_counts(state), ==, churned(ROUNDS * CHURN));
-    g_assert_cmpuint(stats_of(h).refaults, >, 1000);
-    device_kill(device);
-    harness_free(h);
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -729,6 +631,5 @@ int main(int argc, char **argv)
     g_test_add_func("/shared-pins/huge", test_huge);
     g_test_add_func("/shared-pins/huge-pin-at-read",
                     test_huge_pin_at_read);
-    g_test_add_func("/shared-pins/stress", test_stress);
     return g_test_run();
 }
