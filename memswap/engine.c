@@ -5,6 +5,7 @@
  */
 
 #include <errno.h>
+#include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -439,4 +440,17 @@ void memswap_engine_free(MemswapEngine *engine)
     g_mutex_clear(&engine->clients_lock);
     g_ptr_array_unref(engine->clients);
     g_free(engine);
+}
+
+GThread *memswap_thread_new(const char *name, GThreadFunc function,
+                            gpointer opaque, GError **why)
+{
+    sigset_t all, old;
+    GThread *thread;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    thread = g_thread_try_new(name, function, opaque, why);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return thread;
 }

@@ -447,6 +447,13 @@ struct MemswapEngine {
 
 /* engine.c */
 
+/*
+ * A thread of ours, which takes no signals: these are for the threads of
+ * whoever made the engine.  NULL, with *@why set unless that is NULL, if there
+ * can't be one.
+ */
+GThread *memswap_thread_new(const char *name, GThreadFunc function,
+                            gpointer opaque, GError **why);
 /* The lowest limit that pages of the sizes there are can work with. */
 uint64_t memswap_min_limit(MemswapEngine *engine);
 /*

@@ -16,7 +16,6 @@
 
 #include <errno.h>
 #include <sched.h>
-#include <signal.h>
 #include <string.h>
 
 #include "futex.h"
@@ -330,20 +329,6 @@ static gpointer watch(gpointer opaque)
     return NULL;
 }
 
-/* Threads of ours take no signals. */
-static GThread *start_thread(const char *name, GThreadFunc function,
-                             gpointer opaque)
-{
-    sigset_t all, old;
-    GThread *thread;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    thread = g_thread_try_new(name, function, opaque, NULL);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return thread;
-}
-
 /* --- adding, removing, setting ----------------------------------------- */
 
 static int G_GNUC_PRINTF(3, 4) fail(char **error, int ret,
@@ -476,12 +461,14 @@ int memswap_policy_launch(MemswapEngine *engine,
     int ret;
 
     if (!policies->watch) {
-        policies->watch = start_thread("memswap-watch", watch, engine);
+        policies->watch = memswap_thread_new("memswap-watch", watch, engine,
+                                             NULL);
     }
     /* before it can give itself up */
     enlist(host);
     host->thread = policies->watch ?
-        start_thread("memswap-policy", memswap_policy_thread, host) : NULL;
+        memswap_thread_new("memswap-policy", memswap_policy_thread, host,
+                           NULL) : NULL;
     if (!host->thread) {
         ret = fail(error, -EAGAIN, "policy '%s': can't make a thread",
                    host->id);

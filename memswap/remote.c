@@ -35,7 +35,6 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -299,7 +298,6 @@ static int remote_start(MemswapRemote *remote, int uffd,
                         char **error)
 {
     GError *why = NULL;
-    sigset_t all, old;
 
     remote->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (remote->stop < 0) {
@@ -311,12 +309,8 @@ static int remote_start(MemswapRemote *remote, int uffd,
     remote->uffd = uffd;
     set_ranges(remote, ranges, n);
     atomic_store(&remote->live, true);
-    /* Signals are for the threads of whoever made the engine. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    remote->thread = g_thread_try_new("memswap-remote", remote_thread, remote,
-                                      &why);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    remote->thread = memswap_thread_new("memswap-remote", remote_thread,
+                                        remote, &why);
     if (!remote->thread) {
         remote_retire(remote);
         g_free(remote->ranges);
