@@ -209,26 +209,14 @@ static void fill_account(MemswapBlock *block, uint64_t page, uint64_t old,
     }
 }
 
-static void fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
-                        bool mapped, bool ahead)
+void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
+                         bool mapped, bool ahead)
 {
     uint64_t flags = mapped ? MEMSWAP_WORD_MAPPED : 0;
     uint64_t handle = 0;
 
     fill_account(block, page, old, ahead, &flags, &handle);
     memswap_page_settle(block, page, MEMSWAP_RESIDENT, flags, handle);
-}
-
-void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
-                         bool mapped)
-{
-    fill_finish(block, page, old, mapped, false);
-}
-
-void memswap_fill_finish_ahead(MemswapBlock *block, uint64_t page,
-                               uint64_t old, bool mapped)
-{
-    fill_finish(block, page, old, mapped, true);
 }
 
 void memswap_fill_finish_watched(MemswapBlock *block, uint64_t page,
@@ -462,6 +450,6 @@ MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
         memswap_count(engine->faults[*kind], 1);
         memswap_trace(engine, MEMSWAP_TRACE_FILL, block, page, *kind);
     }
-    fill_finish(block, page, fill.old, !zapping, hint);
+    memswap_fill_finish(block, page, fill.old, !zapping, hint);
     return MEMSWAP_DONE;
 }

@@ -656,12 +656,12 @@ MemswapOutcome memswap_fill(MemswapBlock *block, uint64_t page,
  * taken into FILLING, STORED or ZERO; 0 or a negative errno.
  */
 int memswap_fill_build(MemswapBlock *block, uint64_t old, uint8_t *data);
-/* It is in place: account for it, then let others at it. */
+/*
+ * It is in place: account for it, then let others at it.  @ahead: nobody came
+ * for it, to the curve it is no refault.
+ */
 void memswap_fill_finish(MemswapBlock *block, uint64_t page, uint64_t old,
-                         bool mapped);
-/* The same, though nobody came for it: to the curve it is no refault. */
-void memswap_fill_finish_ahead(MemswapBlock *block, uint64_t page,
-                               uint64_t old, bool mapped);
+                         bool mapped, bool ahead);
 
 /*
  * It is in the page cache, and not mapped: on trial, watched for the policy in

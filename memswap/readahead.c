@@ -202,12 +202,9 @@ unsigned int memswap_bring_in(MemswapBlock *block, uint64_t page,
         zapping = atomic_load(&region->zapping) != 0;
         placed = run_place(&run, buffer);
         for (unsigned int i = 0; i < run.n; i++) {
-            if (i < placed && what == MEMSWAP_BRING_ASKED) {
-                memswap_fill_finish_ahead(block, run.first + i, run.old[i],
-                                          !zapping);
-            } else if (i < placed) {
+            if (i < placed) {
                 memswap_fill_finish(block, run.first + i, run.old[i],
-                                    !zapping);
+                                    !zapping, what == MEMSWAP_BRING_ASKED);
             } else {
                 run_undo(&run, i);
             }

@@ -124,7 +124,8 @@ static int bring_back(MemswapBlock *block, uint64_t number)
         case MEMSWAP_STORED:
         case MEMSWAP_ZERO:
             n = block->region_pages > 1 ?
-                memswap_bring_in(block, page, end, false, &stored) : 0;
+                memswap_bring_in(block, page, end, MEMSWAP_BRING_ASKED,
+                                 &stored) : 0;
             page += n;
             ret = n ? 0 : bring_back_page(block, page);
             break;
