@@ -77,7 +77,7 @@ static bool table_take(MemswapTable *table, uint64_t page)
 
 bool memswap_shared_take(MemswapBlock *block, uint64_t page)
 {
-    if (!atomic_load(&block->n_tables)) {
+    if (!memswap_block_shared(block)) {
         return true;
     }
     for (unsigned int i = 0; i < MEMSWAP_MAX_TABLES; i++) {
@@ -324,37 +324,48 @@ static uint64_t tell_beside(MemswapTable *table, MemswapBlock *block,
     return told;
 }
 
+/* Pin pages of the block for the process; *@told are those beside. */
+static int give_pages(MemswapTable *table, MemswapBlock *block,
+                      uint64_t first, uint64_t n, bool beside, uint64_t *told)
+{
+    MemswapEngine *engine = block->engine;
+    void *host = memswap_page_host(block, first);
+    uint64_t size = n << block->page_shift;
+    uint64_t done = 0;
+    /* for a moment: no reason to refuse it, or anybody else */
+    int ret = memswap_pin_with(engine, host, size, MEMSWAP_PIN_FORCE);
+
+    if (ret) {
+        return ret;
+    }
+    while (done < n && table_give(&table->words[first + done])) {
+        done++;
+    }
+    if (done == n && beside) {
+        *told = tell_beside(table, block, first, n);
+    }
+    memswap_unpin(engine, host, size);
+    /* but somebody may have been refused for it */
+    memswap_unpinned(engine);
+    if (done < n) {
+        while (done) {
+            atomic_fetch_sub(&table->words[first + --done], 1);
+        }
+        return -EOVERFLOW;
+    }
+    return 0;
+}
+
 static int table_pin(MemswapTable *table, uint64_t first, uint64_t n,
                      bool beside)
 {
     MemswapEngine *engine = table->client->engine;
     MemswapBlock *block = memswap_block_get(engine, table->block_slot);
-    uint64_t done = 0, told = 0;
-    void *host;
+    uint64_t told = 0;
     int ret = -ENOENT;
 
     if (block == table->block) {
-        host = memswap_page_host(block, first);
-        /* for a moment: no reason to refuse it, or anybody else */
-        ret = memswap_pin_with(engine, host, n << block->page_shift,
-                               MEMSWAP_PIN_FORCE);
-        while (!ret && done < n && table_give(&table->words[first + done])) {
-            done++;
-        }
-        if (!ret && done == n && beside) {
-            told = tell_beside(table, block, first, n);
-        }
-        if (!ret) {
-            memswap_unpin(engine, host, n << block->page_shift);
-            /* but somebody may have been refused for it */
-            memswap_unpinned(engine);
-        }
-        if (!ret && done < n) {
-            while (done) {
-                atomic_fetch_sub(&table->words[first + --done], 1);
-            }
-            ret = -EOVERFLOW;
-        }
+        ret = give_pages(table, block, first, n, beside, &told);
     }
     if (!ret) {
         uint64_t bytes = (n + told) * table->page_size;
