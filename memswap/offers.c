@@ -163,13 +163,18 @@ static bool queue_region(MemswapRegion *region)
              MEMSWAP_REGION_QUEUED);
 }
 
+/* Is there something that may leave? */
+static bool has_something(MemswapBlock *block, MemswapRegion *region)
+{
+    return atomic_load(&region->resident) && !memswap_block_retained(block);
+}
+
 /* Is it a region's turn?  Then it is the caller's to put on trial. */
 static bool claim(MemswapBlock *block, uint64_t number, bool pass)
 {
     MemswapRegion *region = &block->regions[number];
 
-    return atomic_load(&region->resident) &&
-           !memswap_block_retained(block) &&
+    return has_something(block, region) &&
            (!memswap_pass_by(region) || !pass) && queue_region(region);
 }
 
@@ -177,8 +182,7 @@ bool memswap_offers_claim(MemswapBlock *block, uint64_t number)
 {
     MemswapRegion *region = &block->regions[number];
 
-    return atomic_load(&region->resident) &&
-           !memswap_block_retained(block) && queue_region(region);
+    return has_something(block, region) && queue_region(region);
 }
 
 static MemswapBlock *take_offer(MemswapEngine *engine, unsigned int flags,

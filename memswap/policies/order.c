@@ -17,12 +17,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#include <errno.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "again.h"
 #include "order.h"
 
 /* Rounds that a region is passed by, at most. */

@@ -318,13 +318,19 @@ static Gathered gather(WorkingSet *mine, uint64_t bytes, int64_t end)
     return GATHERED_ALL;
 }
 
+/* What is recorded is of no use, or no more. */
+static void reset(WorkingSet *mine)
+{
+    blocks_forget_all(&mine->records);
+    mine->recording = false;
+    mine->woken = 0;
+}
+
 /* All is there that is to come. */
 static void calm_down(WorkingSet *mine)
 {
-    blocks_forget_all(&mine->records);
+    reset(mine);
     mine->state = CALM;
-    mine->recording = false;
-    mine->woken = 0;
     mine->hand = (RecordHand) { 0 };
     mine->rounds++;
     if (mine->limit >= mine->full) {
@@ -545,14 +551,6 @@ static void filled(WorkingSet *mine, const MemswapPolicyEvent *event)
         records_set(block, record, at / 64, bit, 0);
         came_back(mine, event->time);
     }
-}
-
-/* What was there is of no use to whoever comes now. */
-static void reset(WorkingSet *mine)
-{
-    blocks_forget_all(&mine->records);
-    mine->recording = false;
-    mine->woken = 0;
 }
 
 static void event(void *self, const MemswapPolicyEvent *what)
