@@ -154,10 +154,9 @@ typedef struct Taking {
     bool ok;
 } Taking;
 
-static bool take_one(MemswapBlock *block, const char *name, uint64_t size,
-                     void *opaque)
+static bool take_one(MemswapBlock *block, const char *name, void *host,
+                     uint64_t size, void *opaque)
 {
-    void *host = memswap_ram_host(name);
     Taking *taking = opaque;
     Claim *claim = taking->claim;
     g_autofree char *message = NULL;
@@ -215,7 +214,7 @@ MemswapProcess *memswap_process_add(const char *chardev,
     MemswapProcess *process;
 
     note_usable();
-    if (claim == &retained && !memswap_processes_allow_one(errp)) {
+    if (claim == &retained && !check_limit(current_limit(), usable, errp)) {
         return NULL;
     }
     if (claim && engine && !take_all(claim, engine, errp)) {
@@ -307,12 +306,7 @@ static gboolean is_gone(gpointer host, gpointer value, gpointer opaque)
     return !memswap_owns(memswap_engine(), host);
 }
 
-static void note_usable_bh(void *opaque)
-{
-    note_usable();
-}
-
-void memswap_processes_ram_changed(bool removed)
+void memswap_processes_ram_changed(void)
 {
     for (unsigned int i = 0; i < G_N_ELEMENTS(claims); i++) {
         /* a block's claim ended with it */
@@ -322,12 +316,7 @@ void memswap_processes_ram_changed(bool removed)
         /* the first one to come will have it found out */
         return;
     }
-    if (removed) {
-        /* an object is being freed, and the others can't be looked through */
-        aio_bh_schedule_oneshot(qemu_get_aio_context(), note_usable_bh, NULL);
-    } else {
-        note_usable();
-    }
+    note_usable();
     for (unsigned int i = 0; i < G_N_ELEMENTS(claims); i++) {
         Error *err = NULL;
 
@@ -341,13 +330,11 @@ void memswap_processes_ram_changed(bool removed)
     }
 }
 
-MemswapDeviceList *memswap_processes_query(MemswapEngine *engine)
+MemswapDeviceList *memswap_processes_query(uint64_t retained_bytes)
 {
     MemswapDeviceList *list = NULL, **tail = &list;
     MemswapProcess *process;
-    MemswapStats stats;
 
-    memswap_get_stats(engine, &stats);
     QEMU_LOCK_GUARD(&processes_lock);
     QTAILQ_FOREACH(process, &processes, next) {
         MemswapDevice *device = g_new0(MemswapDevice, 1);
@@ -363,7 +350,7 @@ MemswapDeviceList *memswap_processes_query(MemswapEngine *engine)
                              memswap_client_pinned(process->client) : 0;
             device->resident = device->pinned;
         } else if (process->kind == MEMSWAP_DEVICE_KIND_UNAWARE) {
-            device->resident = stats.retained;
+            device->resident = retained_bytes;
         }
         QAPI_LIST_APPEND(tail, device);
     }

@@ -40,14 +40,15 @@ void memswap_process_gone(MemswapProcess *process);
 /* Guest RAM is there, or the engine runs: now and from now on. */
 bool memswap_processes_start(MemswapEngine *engine, Error **errp);
 /* A block came, or went. */
-void memswap_processes_ram_changed(bool removed);
+void memswap_processes_ram_changed(void);
 /* May a process come that keeps all of guest RAM resident? */
 bool memswap_processes_allow_one(Error **errp);
 /* May guest RAM become larger by so much?  For people in the right order. */
 bool memswap_processes_allow_more(uint64_t size, Error **errp);
 /* May that be the limit?  Any thread, out of band too; the next one as well. */
 bool memswap_processes_allow_limit(uint64_t limit, Error **errp);
-MemswapDeviceList *memswap_processes_query(MemswapEngine *engine);
+/* @retained_bytes: bytes that stay resident for device processes. */
+MemswapDeviceList *memswap_processes_query(uint64_t retained_bytes);
 
 /*
  * vhost-user-faults.c: resolve the faults of the backend of @dev in all that it

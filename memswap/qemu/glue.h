@@ -123,8 +123,8 @@ MemswapRamBlockList *memswap_ram_query(void);
  */
 unsigned int memswap_ram_each(const char *name,
                               bool (*one)(MemswapBlock *block,
-                                          const char *name, uint64_t size,
-                                          void *opaque),
+                                          const char *name, void *host,
+                                          uint64_t size, void *opaque),
                               void *opaque);
 
 /*
@@ -132,8 +132,6 @@ unsigned int memswap_ram_each(const char *name,
  * plugged now.  With the BQL.
  */
 uint64_t memswap_ram_usable(void);
-/* Where the managed block with this name is; NULL: none.  With the BQL. */
-void *memswap_ram_host(const char *name);
 
 /* pins.c: pin what was mapped before the engine ran. */
 void memswap_pins_start(MemswapEngine *engine);

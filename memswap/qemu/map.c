@@ -29,8 +29,8 @@ static uint64_t count_cells(const MapJob *job, uint64_t size)
                job->count);
 }
 
-static bool count_block(MemswapBlock *block, const char *name, uint64_t size,
-                        void *opaque)
+static bool count_block(MemswapBlock *block, const char *name, void *host,
+                        uint64_t size, void *opaque)
 {
     MapJob *job = opaque;
 
@@ -38,8 +38,8 @@ static bool count_block(MemswapBlock *block, const char *name, uint64_t size,
     return true;
 }
 
-static bool map_block(MemswapBlock *block, const char *name, uint64_t size,
-                      void *opaque)
+static bool map_block(MemswapBlock *block, const char *name, void *host,
+                      uint64_t size, void *opaque)
 {
     MapJob *job = opaque;
     uint64_t n = count_cells(job, size);

@@ -185,7 +185,7 @@ MemswapInfo *qmp_query_memswap(Error **errp)
         info->has_blocks = true;
         info->blocks = memswap_ram_query();
         info->has_devices = true;
-        info->devices = memswap_processes_query(engine);
+        info->devices = memswap_processes_query(stats.retained);
         info->has_policies = true;
         info->policies = memswap_policies_query(engine);
     }

@@ -315,7 +315,7 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
     if (!ram) {
         add_ram(rb);
         /* before any device process can have it: we are the first listener */
-        memswap_processes_ram_changed(false);
+        memswap_processes_ram_changed();
     }
 }
 
@@ -327,7 +327,7 @@ static void block_removed(RAMBlockNotifier *n, void *host, size_t size,
     if (ram) {
         memswap_vhost_user_forget_ram(host, ram->size);
         forget_ram(ram);
-        memswap_processes_ram_changed(true);
+        memswap_processes_ram_changed();
     }
 }
 
@@ -448,8 +448,8 @@ MemswapRamBlockList *memswap_ram_query(void)
 
 unsigned int memswap_ram_each(const char *name,
                               bool (*one)(MemswapBlock *block,
-                                          const char *name, uint64_t size,
-                                          void *opaque),
+                                          const char *name, void *host,
+                                          uint64_t size, void *opaque),
                               void *opaque)
 {
     unsigned int n = 0;
@@ -460,44 +460,24 @@ unsigned int memswap_ram_each(const char *name,
             continue;
         }
         n++;
-        if (!one(ram->block, ram->name, ram->size, opaque)) {
+        if (!one(ram->block, ram->name, ram->host, ram->size, opaque)) {
             break;
         }
     }
     return n;
 }
 
-void *memswap_ram_host(const char *name)
+/* What of it the guest may use: of virtio-mem, what is plugged. */
+static uint64_t usable_of(const Ram *ram)
 {
-    Ram *ram;
+    MemoryRegion *mr = ram->backend ?
+                       host_memory_backend_get_memory(ram->backend) : NULL;
+    RamDiscardManager *manager =
+        mr ? memory_region_get_ram_discard_manager(mr) : NULL;
 
-    QTAILQ_FOREACH(ram, &rams, next) {
-        if (ram->block && !strcmp(ram->name, name)) {
-            return ram->host;
-        }
-    }
-    return NULL;
-}
-
-typedef struct FindVirtioMem {
-    HostMemoryBackend *backend;
-    uint64_t size;
-    bool found;
-} FindVirtioMem;
-
-static int find_virtio_mem(Object *obj, void *opaque)
-{
-    FindVirtioMem *find = opaque;
-
-    if (object_dynamic_cast(obj, TYPE_VIRTIO_MEM) &&
-        object_property_get_link(obj, VIRTIO_MEM_MEMDEV_PROP, NULL) ==
-        OBJECT(find->backend)) {
-        find->size = object_property_get_uint(obj, VIRTIO_MEM_SIZE_PROP,
-                                              NULL);
-        find->found = true;
-        return 1;
-    }
-    return 0;
+    return manager && object_dynamic_cast(OBJECT(manager), TYPE_VIRTIO_MEM) ?
+           object_property_get_uint(OBJECT(manager), VIRTIO_MEM_SIZE_PROP,
+                                    NULL) : ram->size;
 }
 
 uint64_t memswap_ram_usable(void)
@@ -506,14 +486,8 @@ uint64_t memswap_ram_usable(void)
     Ram *ram;
 
     QTAILQ_FOREACH(ram, &rams, next) {
-        FindVirtioMem find = { .backend = ram->backend };
-
-        if (ram->block && ram->backend) {
-            object_child_foreach_recursive(object_get_root(),
-                                           find_virtio_mem, &find);
-        }
         if (ram->block) {
-            bytes += find.found ? find.size : ram->size;
+            bytes += usable_of(ram);
         }
     }
     return bytes;
