@@ -75,16 +75,17 @@ MemswapPins *memswap_pins_new(void)
 
 void memswap_pins_free(MemswapPins *pins)
 {
-    List *list = pins ? atomic_load(&pins->list) : NULL;
+    List *list;
 
+    if (!pins) {
+        return;
+    }
+    list = atomic_load(&pins->list);
     while (list) {
         List *older = list->older;
 
         free(list);
         list = older;
-    }
-    if (!pins) {
-        return;
     }
     while (pins->files) {
         File *file = pins->files;

@@ -75,7 +75,7 @@ int memswap_vhost_user_take_faults(struct vhost_dev *dev, int uffd,
     } else if (*remote) {
         ret = memswap_remote_set_ranges(*remote, ranges, n, &message);
     } else {
-        int own = fcntl(uffd, F_DUPFD_CLOEXEC, 0);
+        int own = qemu_dup(uffd);
 
         ret = own < 0 ? -errno : memswap_remote_add(memswap_engine(), own,
                                                     ranges, n, remote,

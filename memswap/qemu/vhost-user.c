@@ -331,11 +331,8 @@ static int lock_byte(int fd, int how, short type, uint64_t number)
         .l_start = LOCK_BASE + number,
         .l_len = 1,
     };
-    int ret;
+    int ret = RETRY_ON_EINTR(fcntl(fd, how, &lock));
 
-    do {
-        ret = fcntl(fd, how, &lock);
-    } while (ret && errno == EINTR);
     return ret ? -errno : 0;
 }
 
@@ -357,7 +354,7 @@ static Share *share_new(Backend *backend, void *host, int fd)
     Share *share = g_new0(Share, 1);
 
     share->host = host;
-    share->ours = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    share->ours = qemu_dup(fd);
     share->theirs = open(path, O_RDWR | O_CLOEXEC);
     QTAILQ_INSERT_TAIL(&backend->shares, share, next);
     if (share->ours < 0 || share->theirs < 0 ||
@@ -510,7 +507,7 @@ void memswap_do_vhost_user_detach(struct vhost_dev *dev)
         return;
     }
     backend->connection = NULL;
-    if (is_aware(backend) && backend->chr->chr && backend->chr->chr->be_open) {
+    if (is_aware(backend) && qemu_chr_fe_backend_open(backend->chr)) {
         /* it can't have another device's tables beside what it has */
         qemu_chr_fe_disconnect(backend->chr);
     }
