@@ -35,11 +35,15 @@ class Disks(MemswapTest):
             vm.add_args('-blockdev', json.dumps(blockdev))
         vm.add_args(*args)
         vm.start()
+        self.prepare(vm, disk)
+        return vm
+
+    def prepare(self, vm, disk='vda'):
+        """A file system on its disk, and a churning program."""
         vm.agent.run(f'mke2fs -F /dev/{disk} && '
                      f'mount -t ext2 /dev/{disk} /mnt')
         vm.churning = vm.agent.start('churn -m 72 fill until seq')
         vm.churning.wait_line('progress name=until', 60)
-        return vm
 
     def write(self, vm, number, options='-d'):
         """Starts to write and read a file, from memory all over the place."""
@@ -121,9 +125,7 @@ class Disks(MemswapTest):
                         '-object', 'iothread,id=one',
                         '-device', 'virtio-blk-pci,drive=disk,iothread=one')
             vm.start()
-            vm.agent.run('mke2fs -F /dev/vda && mount -t ext2 /dev/vda /mnt')
-            vm.churning = vm.agent.start('churn -m 72 fill until seq')
-            vm.churning.wait_line('progress name=until', 60)
+            self.prepare(vm)
             self.write_all(vm)
             self.end(vm)
             self.assertEqual(server.wait(30), 0)

@@ -87,7 +87,7 @@ class VhostNet(VhostTest):
 
         def fetch(meanwhile):
             job = client.agent.start(
-                'for i in 1 2 3 4 5; do wget -q -O /tmp/file '
+                'rm -f /tmp/file; for i in 1 2 3 4 5; do wget -q -O /tmp/file '
                 'http://10.1.0.1/file && break; sleep 1; done; '
                 'sha256sum /tmp/file')
             meanwhile()

@@ -154,10 +154,7 @@ class VhostUser(CrashTests, VhostTest):
         self.plug(vm, 'disk0', 'slot0')
         self.assertTrue(backend.mapped.wait(30))
         backend.hang_up()
-        deadline = time.monotonic() + 30
-        while vm.stats()['devices'][0]['attached']:
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.01)
+        self.wait_device(vm, lambda device: not device['attached'], timeout=30)
         self.assert_all_there(vm)
         self.assertIn('leaving', vm.qmp.hmp('info memswap'))
         self.assertEqual(vm.qmp.events('MEMSWAP_DEVICE_GONE'), [])
