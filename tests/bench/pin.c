@@ -13,7 +13,6 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#include <errno.h>
 #include <glib.h>
 #include <inttypes.h>
 #include <pthread.h>

@@ -117,7 +117,6 @@ static void holders(void)
     g_assert_nonnull(one);
     g_assert_cmpint(qdict_get_int(one, "maps"), ==, 3);
     before = qdict_get_int(one, "longest");
-    qobject_unref(g_steal_pointer(&one));
     /* the clock's resolution is some ms */
     do {
         qobject_unref(g_steal_pointer(&one));

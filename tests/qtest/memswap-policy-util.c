@@ -8,7 +8,6 @@
 #include "libqmp.h"
 #include "qobject/qlist.h"
 #include "qobject/qnum.h"
-#include "qobject/qstring.h"
 #include "memswap-policy-util.h"
 
 /* "id:name:error " of each. */

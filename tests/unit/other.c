@@ -248,10 +248,15 @@ static gpointer count(gpointer opaque)
     return NULL;
 }
 
+/* Of what both processes map. */
+static size_t stress_size(uint64_t pages)
+{
+    return sizeof(OtherStress) + OTHER_THREADS * pages * sizeof(uint64_t);
+}
+
 static uint64_t stress(Self *self, int fd, uint64_t pages, uint64_t seed)
 {
-    size_t size = sizeof(OtherStress) + OTHER_THREADS * pages *
-                  sizeof(uint64_t);
+    size_t size = stress_size(pages);
     Counter counters[OTHER_THREADS];
 
     self->pages = pages;
@@ -512,8 +517,7 @@ void other_check_waits(Other *other)
 
 OtherStress *other_stress_new(uint64_t pages, int *fd)
 {
-    size_t size = sizeof(OtherStress) + OTHER_THREADS * pages *
-                  sizeof(uint64_t);
+    size_t size = stress_size(pages);
     OtherStress *stress;
 
     *fd = memfd_create("stress", MFD_CLOEXEC);
@@ -525,8 +529,7 @@ OtherStress *other_stress_new(uint64_t pages, int *fd)
 
 void other_stress_free(OtherStress *stress, uint64_t pages, int fd)
 {
-    munmap(stress, sizeof(OtherStress) + OTHER_THREADS * pages *
-           sizeof(uint64_t));
+    munmap(stress, stress_size(pages));
     close(fd);
 }
 

@@ -394,7 +394,6 @@ static void test_store_full(void)
  */
 typedef struct Bare {
     Strike strike;
-    Harness *h;
     unsigned int copies;    /* that fail */
     unsigned int puts;      /* the same, after the first */
 } Bare;
@@ -441,7 +440,7 @@ static void put_back(unsigned int copies, unsigned int puts,
             .other = other, .at = INJECT_SPLICE, .after = true, .page = 5,
             .number = 4711, .act = strike_fill,
         },
-        .h = h, .copies = copies, .puts = puts,
+        .copies = copies, .puts = puts,
     };
     InjectHooks hooks = {
         .before = bare_before, .after = bare_after, .opaque = &bare,

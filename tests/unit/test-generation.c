@@ -8,7 +8,6 @@
  */
 
 #include <errno.h>
-#include <string.h>
 
 #include "policy-internal.h"
 #include "puppets.h"
