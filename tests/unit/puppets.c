@@ -45,8 +45,7 @@ void builtin_add(Harness *h, const char *id, const char *name)
     }
 }
 
-/* NULL if there is none; stays valid while the test doesn't remove it. */
-static MemswapPolicyHost *find(Harness *h, const char *id)
+MemswapPolicyHost *puppet_host(Harness *h, const char *id)
 {
     for (unsigned int i = 0; i < MEMSWAP_POLICY_SLOTS; i++) {
         MemswapPolicyHost *host = atomic_load(&h->engine->policies.slots[i]);
@@ -60,7 +59,7 @@ static MemswapPolicyHost *find(Harness *h, const char *id)
 
 void puppet_settle(Harness *h, const char *id)
 {
-    MemswapPolicyHost *host = find(h, id);
+    MemswapPolicyHost *host = puppet_host(h, id);
 
     harness_settle(h);
     g_assert_nonnull(host);
@@ -75,7 +74,7 @@ void puppet_settle(Harness *h, const char *id)
 
 void puppet_wait_busy(Harness *h, const char *id)
 {
-    MemswapPolicyHost *host = find(h, id);
+    MemswapPolicyHost *host = puppet_host(h, id);
 
     g_assert_nonnull(host);
     wait_until(atomic_load(&host->busy_since));

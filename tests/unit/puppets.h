@@ -16,6 +16,8 @@ char *puppet_path(const char *name);
 int puppet_try(Harness *h, const char *id, const char *name, char **error);
 void puppet_add(Harness *h, const char *id, const char *name);
 void builtin_add(Harness *h, const char *id, const char *name);
+/* What runs it, or NULL; stays valid while the test doesn't remove it. */
+MemswapPolicyHost *puppet_host(Harness *h, const char *id);
 /* Wait until it has handled all that it was told. */
 void puppet_settle(Harness *h, const char *id);
 /* Wait until it is in its own code. */

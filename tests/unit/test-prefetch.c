@@ -202,14 +202,21 @@ static void test_room(void)
 static void test_precedence(void)
 {
     Harness *h = harness_evicted(1024);
+    MemswapPolicyHost *host = puppet_host(h, "p");
+    int64_t before = memswap_policy_real_time();
 
     puppet_add(h, "after", "puppet-prefetcher");
     harness_set_limit(h, 2 * MIB, 0);
     g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 1024"), ==, 512);
+    g_assert_cmpint(atomic_load(&host->hungry_until), >, before);
+    g_assert_cmpint(atomic_load(&host->hungry_until), <=,
+                    memswap_policy_real_time() + 100000000);
+    /* however long what follows takes here */
+    atomic_store(&host->hungry_until, INT64_MAX);
     memswap_reclaim(h->engine, MIB);
     g_assert_cmpint(puppet_ask(h, "after", "prefetch", "0 512 64"), ==, 0);
     /* a while later it is the others' turn again */
-    g_usleep(110000);
+    atomic_store(&host->hungry_until, before);
     g_assert_cmpint(puppet_ask(h, "after", "prefetch", "0 512 64"), ==, 64);
     g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 600 8"), >, 0);
     harness_free(h);
@@ -240,6 +247,8 @@ static void test_heirs(void)
     harness_set_limit(h, 2 * MIB, 0);
     g_assert_cmpint(puppet_ask(h, "second", "prefetch", "0 0 1024"), ==,
                     512);
+    /* it lacks room for as long as what follows takes */
+    atomic_store(&puppet_host(h, "second")->hungry_until, INT64_MAX);
     memswap_reclaim(h->engine, MIB);
     g_assert_cmpint(puppet_ask(h, "heir", "prefetch", "0 512 64"), ==, 0);
     harness_free(h);
