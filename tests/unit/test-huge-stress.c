@@ -246,6 +246,14 @@ static uint64_t count_lost(Stress *stress, Worker *writers)
     return lost;
 }
 
+/* Is there nothing left that the stress is to bring about? */
+static bool happened(Harness *h)
+{
+    MemswapStats stats = stats_of(h);
+
+    return stats.collapses && stats.splits && stats.evictions;
+}
+
 static void stress(const HarnessOptions *options)
 {
     static GThreadFunc functions[] = {
@@ -273,6 +281,8 @@ static void stress(const HarnessOptions *options)
             &workers[i]);
     }
     g_usleep(stress_seconds(5) * G_USEC_PER_SEC / PERIODS);
+    /* a busy machine needs more time to come to each of these */
+    wait_until(happened(h));
     atomic_store(&stress.stop, true);
     for (unsigned int i = 0; i < n; i++) {
         g_thread_join(workers[i].thread);
@@ -290,9 +300,6 @@ static void stress(const HarnessOptions *options)
                    stats.collapses, calls.n[INJECT_COLLAPSE],
                    stats.collapse_failures, stats.trials, stats.evictions,
                    stats.splits, stats.huge / 1024);
-    g_assert_cmpuint(stats.collapses, >, 0);
-    g_assert_cmpuint(stats.splits, >, 0);
-    g_assert_cmpuint(stats.evictions, >, 0);
     inject(NULL);
     harness_check(h);
     harness_set_limit(h, 2 * RAM_SIZE, 0);
