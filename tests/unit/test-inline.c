@@ -174,12 +174,16 @@ static void test_not_held(void)
         .reserve_low = PAGE, .reserve_high = 2 * PAGE, .inline_faults = true,
     });
     uint64_t n = MEMSWAP_MIN_LIMIT / PAGE;
+    MemswapStats stats;
 
     atomic_store(&h->store->put_error, -ENOSPC);
     atomic_store(&h->may_not_hold_back, true);
     write_pages(h, 0, n + 5);
-    g_assert_cmpuint(stats_of(h).overshoots, ==, 5);
-    g_assert_cmpuint(stats_of(h).stalls, ==, 0);
+    stats = stats_of(h);
+    /* a page that is zero still, just before it is written, may leave */
+    g_assert_cmpuint(stats.overshoots, >=, 5);
+    g_assert_cmpuint(stats.overshoots, <=, 5 + stats.evictions);
+    g_assert_cmpuint(stats.stalls, ==, 0);
     atomic_store(&h->store->put_error, 0);
     check_pages(h, 0, n + 5);
     harness_free(h);
