@@ -128,7 +128,7 @@ class VhostUser(CrashTests, VhostTest):
 
         # what the guest gives up goes all the same
         discards = vm.counts()['discards']
-        self.balloon(vm, RAM - 64 * MIB)
+        self.balloon(vm, RAM)
         self.assertGreater(vm.counts()['discards'], discards)
         for writer in writers:
             writer.wait(90)
