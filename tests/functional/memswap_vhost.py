@@ -18,7 +18,7 @@ from memswap_vm import BUILD, MIB, MemswapTest
 RAM = 256 * MIB
 # For VMs of which memory is swapped while there is a device.
 LIMIT = RAM * 35 // 100
-IMAGE_SIZE = 64 * MIB
+IMAGE_SIZE = 40 * MIB
 
 QEMU_BUILD = os.path.join(BUILD, 'qemu')
 STORAGE_DAEMON = os.path.join(QEMU_BUILD, 'storage-daemon',

@@ -19,7 +19,8 @@ AT_ONCE = 2     # programs, on as many processors
 # The pool, ages, statistics and the policies ask nothing of a kernel that
 # differs, and injected failures are everywhere the same.  The stress of 2 MiB
 # pages gets hardly a page a second through there, what else moves many of them
-# takes minutes, and so does the stress of two processes, or a full pool.
+# takes minutes, and so does the stress of two processes, or a full pool.  How
+# tight the limit or the store is changes nothing for the kernel.
 NOT_RUN = ('test-age', 'test-exposed-stress', 'test-failure',
            'test-generation', 'test-guest-table', 'test-hugetlb-stress',
            'test-huge-failure', 'test-offers', 'test-policy', 'test-pool',
@@ -29,7 +30,7 @@ NOT_RUN = ('test-age', 'test-exposed-stress', 'test-failure',
 NOT_TESTED = ('/block/many-times', '/block/metadata', '/hugetlb/failures',
               '/hugetlb/warm', '/hugetlb-empty/both-sizes',
               '/hugetlb-empty/evictors', '/reclaim/compacts',
-              '/retain/stress')
+              '/retain/stress', '/stress/full', '/stress/tight')
 LONGEST = 'test-hugetlb'        # are begun first
 DEADLINE = 1200  # seconds for all of them, on a slow machine
 
