@@ -269,8 +269,9 @@ static void test_given_up(void)
     Harness *h = harness_full();
     MemswapPolicyHost *host;
 
-    atomic_store(&h->engine->policies.patience, 50000000);
     puppet_add(h, "p", "puppet");
+    /* only now: it has to be loaded within that, too */
+    atomic_store(&h->engine->policies.patience, 50000000);
     host = atomic_load(&h->engine->policies.reclaimer);
     memswap_policy_give_up(host, MEMSWAP_POLICY_NONSENSE);
     wait_until(has_policies(h, "default:generation"));

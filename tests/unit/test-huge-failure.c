@@ -174,6 +174,7 @@ static void leave_fails(InjectCall call, unsigned int from, int error)
     for (uint64_t page = 100; page < 200; page++) {
         ram_touch(h, page);
     }
+    harness_settle(h);
     calls_count(&calls);
     g_assert_cmpuint(huge_look(h, 0), ==, 0);
     inject(NULL);

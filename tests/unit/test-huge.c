@@ -278,19 +278,23 @@ static void test_touch_single(void)
     huge_try(h, 0, false);
     memswap_region_own(region);
     ram_touch(h, 5);
+    harness_settle(h);
     g_assert_cmpuint(stats_of(h).trial, ==, 511 * PAGE);
     memswap_region_disown(region);
     ram_touch(h, 6);
+    harness_settle(h);
     g_assert_cmpuint(stats_of(h).trial, ==, 0);
     g_assert_cmpint(huge_mapped(h), ==, 2048);
 
     huge_try(h, 0, true);
     ram_touch(h, 7);
+    harness_settle(h);
     g_assert_cmpuint(stats_of(h).trial, ==, 511 * PAGE);
     /* too little of it is cold: back as a whole */
     for (uint64_t page = 0; page < 3 * REGION_PAGES / 4 + 1; page++) {
         ram_touch(h, page);
     }
+    harness_settle(h);
     g_assert_cmpuint(huge_look(h, 0), ==, 0);
     g_assert_cmpuint(stats_of(h).trial, ==, 0);
     g_assert_cmpint(huge_mapped(h), ==, 2048);

@@ -507,8 +507,8 @@ static void test_reclaimer_hangs(void)
     });
     _Atomic int *release;
 
-    atomic_store(&h->engine->policies.patience, 1000000000);
     puppet_add(h, "p", "puppet-hang");
+    atomic_store(&h->engine->policies.patience, 1000000000);
     release = puppet_symbol("puppet-hang", "puppet_release");
     puppet_ask(h, "p", "hang-next", "0");
     for (uint64_t page = 0; page < 32 * MIB / PAGE; page++) {

