@@ -50,9 +50,13 @@ class Balloon(MemswapTest):
         job = vm.agent.start('churn -m 96 -s 3 fill until seq')
         job.wait_line('progress name=until', 60)
         for n in range(2):
-            self.churn(vm, f'-m 256 -s {n} fill', checked=0)
+            filler = vm.agent.start(f'churn -m 256 -s {n} fill until seq')
+            filler.wait_line('progress name=until', 60)
+            # while it has all that: what it leaves may be reported at once
             full = vm.memory()
             discards = vm.counts()['discards']
+            filler.send()
+            self.assertRegex(filler.wait(60).splitlines()[-1], 'wrong=0$')
             # The guest's kernel reports every two seconds.
             deadline = time.monotonic() + 30
             while True:
