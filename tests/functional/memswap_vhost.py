@@ -410,13 +410,13 @@ class VhostTest(MemswapTest):
         job.wait(120 * self.PATIENCE)
         self.assertRegex(job.lines[-1], r'checked=[1-9]\d* wrong=0$')
 
-    def start(self, limit=RAM, memory=RAM, args=(), **options):
+    def start(self, limit=RAM, memory=RAM, args=(), smp=2, **options):
         """A VM with slots to plug devices in."""
         slots = []
         for n in range(3):
             slots += ['-device', f'pcie-root-port,id=slot{n},chassis={n},'
                                  f'port={n}']
-        return self.vm(memory=memory, limit=limit, smp=2,
+        return self.vm(memory=memory, limit=limit, smp=smp,
                        args=(*slots, *args), **options)
 
     # What a kind of device process has to show when one is killed.
