@@ -13,35 +13,53 @@
 #include "memswap/client.h"
 #include "memswap/engine.h"
 
-static int handle(MemswapClient *client, const MemswapClientRequest *request)
+/* With as many ranges as there can be. */
+typedef struct Packet {
+    MemswapClientRequest request;
+    MemswapClientRange ranges[MEMSWAP_CLIENT_MAX_WORDS];
+} Packet;
+
+/* Does it have so many bytes? */
+static bool is_packet(size_t size)
 {
-    if (request->code != MEMSWAP_CLIENT_PIN) {
+    return size >= sizeof(MemswapClientRequest) && size <= sizeof(Packet) &&
+           !((size - sizeof(MemswapClientRequest)) %
+             sizeof(MemswapClientRange));
+}
+
+static int handle(MemswapClient *client, const Packet *packet, size_t size)
+{
+    if (packet->request.code != MEMSWAP_CLIENT_PIN) {
         return -EINVAL;
     }
-    return memswap_client_pin(client, request->file, request->offset,
-                              request->words, request->flags);
+    return memswap_client_pin(client, packet->ranges,
+                              (size - sizeof(packet->request)) /
+                              sizeof(packet->ranges[0]),
+                              packet->request.flags);
 }
 
 int memswap_client_serve(MemswapClient *client, int fd)
 {
+    /* large: not to be cleared each time, as some compilers do */
+    Packet packet;
+
     while (true) {
-        MemswapClientRequest request;
         MemswapClientReply reply;
         ssize_t n;
 
         do {
             /* the length that there is, even if that is more */
-            n = recv(fd, &request, sizeof(request), MSG_TRUNC);
+            n = recv(fd, &packet, sizeof(packet), MSG_TRUNC);
         } while (n < 0 && errno == EINTR);
         if (n <= 0) {
             return n < 0 && errno != ECONNRESET ? -errno : 0;
         }
-        if (n != sizeof(request)) {
+        if (!is_packet(n)) {
             return -EINVAL;
         }
         reply = (MemswapClientReply) {
-            .code = request.code,
-            .error = handle(client, &request),
+            .code = packet.request.code,
+            .error = handle(client, &packet, n),
         };
         do {
             n = send(fd, &reply, sizeof(reply), MSG_NOSIGNAL);

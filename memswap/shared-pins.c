@@ -477,30 +477,86 @@ static bool may_tell_beside(MemswapClient *client)
     return true;
 }
 
-int memswap_client_pin(MemswapClient *client, uint32_t file, uint64_t offset,
-                       uint32_t words, uint32_t flags)
+/* The range's table and its first page; NULL if there is no such range. */
+static MemswapTable *range_table(MemswapClient *client,
+                                 const MemswapClientRange *range,
+                                 uint64_t *first)
 {
-    MemswapTable *table = get_table(client, file);
-    uint64_t first = offset / sizeof(*table->words);
+    MemswapTable *table = get_table(client, range->file);
 
-    if (!table || offset % sizeof(*table->words) || !words ||
-        words > MEMSWAP_CLIENT_MAX_WORDS ||
-        offset >= table->size ||
-        words > table->size / sizeof(*table->words) - first ||
+    *first = range->offset / sizeof(*table->words);
+    return table && !(range->offset % sizeof(*table->words)) &&
+           range->words && range->offset < table->size &&
+           range->words <= table->size / sizeof(*table->words) - *first ?
+           table : NULL;
+}
+
+/* How many bytes are asked for; 0 if that can't be. */
+static uint64_t ranges_size(MemswapClient *client,
+                            const MemswapClientRange *ranges, unsigned int n)
+{
+    uint64_t words = 0, size = 0, first;
+
+    for (unsigned int i = 0; i < n; i++) {
+        MemswapTable *table = range_table(client, &ranges[i], &first);
+
+        words += ranges[i].words;
+        if (!table || words > MEMSWAP_CLIENT_MAX_WORDS) {
+            return 0;
+        }
+        size += ranges[i].words * table->page_size;
+    }
+    return size;
+}
+
+/*
+ * Undo table_give() for ranges that were found to be right.  What was given
+ * stays counted until the next look: rather too much.
+ */
+static void take_back(MemswapClient *client, const MemswapClientRange *ranges,
+                      unsigned int n)
+{
+    for (unsigned int i = 0; i < n; i++) {
+        uint64_t first;
+        MemswapTable *table = range_table(client, &ranges[i], &first);
+
+        for (uint32_t word = 0; word < ranges[i].words; word++) {
+            atomic_fetch_sub(&table->words[first + word], 1);
+        }
+    }
+}
+
+int memswap_client_pin(MemswapClient *client, const MemswapClientRange *ranges,
+                       unsigned int n, uint32_t flags)
+{
+    uint64_t size = ranges_size(client, ranges, n);
+
+    if (!size ||
         flags & ~(MEMSWAP_CLIENT_BOUNDED | MEMSWAP_CLIENT_BOUNDED_OWN)) {
         return -EINVAL;
     }
-    if (is_too_much(client, words * table->page_size, flags)) {
+    if (is_too_much(client, size, flags)) {
         /* what was unpinned since the last look nobody has told us of */
         g_mutex_lock(&client->engine->clients_lock);
         look(client->engine);
         g_mutex_unlock(&client->engine->clients_lock);
-        if (is_too_much(client, words * table->page_size, flags)) {
+        if (is_too_much(client, size, flags)) {
             memswap_count(client->engine->pins_refused, 1);
             return -ENOBUFS;
         }
     }
-    return table_pin(table, first, words, may_tell_beside(client));
+    for (unsigned int i = 0; i < n; i++) {
+        uint64_t first;
+        MemswapTable *table = range_table(client, &ranges[i], &first);
+        int ret = table_pin(table, first, ranges[i].words,
+                            may_tell_beside(client));
+
+        if (ret) {
+            take_back(client, ranges, i);
+            return ret;
+        }
+    }
+    return 0;
 }
 
 uint64_t memswap_shared_pinned(MemswapEngine *engine)

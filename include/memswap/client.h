@@ -35,14 +35,18 @@ typedef struct MemswapTableMessage {
 #define MEMSWAP_CLIENT_IN    0x80000000u
 
 #define MEMSWAP_CLIENT_PIN 1
-/* Words in one request, at most. */
+/* Words in one request, at most; and so ranges of them. */
 #define MEMSWAP_CLIENT_MAX_WORDS 512
 
+typedef struct MemswapClientRange {
+    uint32_t file;
+    uint32_t words;         /* at least one */
+    uint64_t offset;        /* bytes, of the first word */
+} MemswapClientRange;
+
+/* Ranges follow, as many as are in the packet. */
 typedef struct MemswapClientRequest {
     uint32_t code;          /* MEMSWAP_CLIENT_PIN */
-    uint32_t file;
-    uint64_t offset;        /* bytes, of the first word */
-    uint32_t words;
     uint32_t flags;         /* MEMSWAP_CLIENT_... */
 } MemswapClientRequest;
 
@@ -115,7 +119,7 @@ int memswap_pins_end_others(MemswapPins *pins);
  * covers is skipped.
  *
  * Returns 0, or a negative errno with nothing pinned: -EIO for a page that is
- * lost; -EPIPE if the front-end is gone.
+ * lost; -EPIPE if the front-end is gone; -ENOMEM.
  */
 int memswap_pin_guest(MemswapPins *pins, uint64_t address, uint64_t size);
 
@@ -127,13 +131,17 @@ int memswap_pin_guest(MemswapPins *pins, uint64_t address, uint64_t size);
 void memswap_unpin_guest(MemswapPins *pins, uint64_t address, uint64_t size);
 
 /*
- * Pins that somebody holds.  Regions may come and go meanwhile: it says which
- * words the pins are in, not which memory they are for.  All zero to begin
- * with, and empty again after memswap_unpin_held(); @parts is to be freed.
+ * Pins that somebody holds, or is about to ask for.  Regions may come and go
+ * meanwhile: it says which words the pins are in, not which memory they are
+ * for.  All zero to begin with, and empty again after memswap_unpin_held();
+ * @parts is to be freed.
  */
 typedef struct MemswapHeldPart {
     void *words;
     uint64_t n;
+    uint64_t offset;        /* of the first word in the file, in bytes */
+    uint32_t file;
+    uint32_t out;           /* not pinned yet: to be asked for */
 } MemswapHeldPart;
 
 typedef struct MemswapHeldPins {
@@ -142,19 +150,35 @@ typedef struct MemswapHeldPins {
 } MemswapHeldPins;
 
 /**
- * memswap_pin_held: memswap_pin_guest(), noted in @held
+ * memswap_pin_present: pin what is in of guest memory, and note all of it
+ * @address: guest physical, of the first byte
+ * @size: bytes
+ *
+ * Never waits.  Nothing is usable before memswap_pin_absent(), which comes
+ * after the last part of what is needed together.  One thread at a time for
+ * each @held.
+ *
+ * Returns 0; or -ENOMEM, after which all of it is to be undone.
+ */
+int memswap_pin_present(MemswapPins *pins, uint64_t address, uint64_t size,
+                        MemswapHeldPins *held);
+
+/**
+ * memswap_pin_absent: have what is out of @held brought in, and pin it
  * @flags: MEMSWAP_CLIENT_BOUNDED...
  *
- * Can also return -ENOMEM, and with flags -ENOBUFS: it may be tried again when
- * something was unpinned.  One thread at a time for each @held.
+ * Asks once for all of it, if that is not very much.  Waits, and fails, like
+ * memswap_pin_guest(), and with flags with -ENOBUFS: it may be tried again when
+ * something was unpinned.  If it fails @held is empty, and nothing pinned.
  */
-int memswap_pin_held(MemswapPins *pins, uint64_t address, uint64_t size,
-                     uint32_t flags, MemswapHeldPins *held);
+int memswap_pin_absent(MemswapPins *pins, uint32_t flags,
+                       MemswapHeldPins *held);
 
 /**
  * memswap_unpin_held: undo all that is noted in @held
  *
- * As memswap_unpin_guest(), and before memswap_pins_free().
+ * What is out is only forgotten.  As memswap_unpin_guest(), and before
+ * memswap_pins_free().
  */
 void memswap_unpin_held(MemswapHeldPins *held);
 

@@ -649,6 +649,8 @@ void memswap_release(MemswapEngine *engine, const void *host);
  * it uses; see docs/interop/vhost-user-memswap.rst.
  */
 typedef struct MemswapClient MemswapClient;
+/* Words of its tables; see memswap/client.h. */
+typedef struct MemswapClientRange MemswapClientRange;
 
 /* So many at a time can have a block for certain. */
 #define MEMSWAP_MAX_CLIENTS 16
@@ -689,20 +691,22 @@ int memswap_client_share(MemswapClient *client, const void *host,
 
 /**
  * memswap_client_pin: the process asks for pages that are out
- * @file: number of the table's file
- * @offset: bytes, of the first page's word in the file
- * @words: number of pages
+ * @ranges: of pages' words in tables; see memswap/client.h
+ * @n: how many ranges
  * @flags: MEMSWAP_CLIENT_BOUNDED..., of memswap/client.h
  *
- * Brings them in, says so in the table, and counts each once for the process;
- * waits like memswap_pin().  The arguments may be anything.  Returns 0, or,
- * with nothing pinned, -EINVAL, or what memswap_pin() returned, or -ENOENT if
- * the block was removed; -ENOBUFS only as the flags say.  The bound is that of
- * memswap_pin(); pages that are in already are pinned without being asked for,
- * and can pass it, but not the limit.
+ * Brings them in, says so in the tables, and counts each once for the process,
+ * or as often as it is in @ranges; waits like memswap_pin().  @ranges and
+ * @flags may be anything, but nobody else is to change them.
+ *
+ * Returns 0, or, with nothing pinned: -EINVAL; what memswap_pin() returned;
+ * -ENOENT if the block was removed; -EOVERFLOW if a count is full; -ENOBUFS
+ * only as the flags say.  The bound is that of memswap_pin(); pages that are in
+ * already are pinned without being asked for, and can pass it, but not the
+ * limit.
  */
-int memswap_client_pin(MemswapClient *client, uint32_t file, uint64_t offset,
-                       uint32_t words, uint32_t flags);
+int memswap_client_pin(MemswapClient *client, const MemswapClientRange *ranges,
+                       unsigned int n, uint32_t flags);
 
 /**
  * memswap_client_serve: answer the process's requests, until it is gone

@@ -307,21 +307,31 @@ static bool try_again(int channel, short events)
 }
 
 /* One request at a time.  Returns its error. */
-static int ask(MemswapPins *pins, const MemswapClientRequest *request)
+static int ask(MemswapPins *pins, MemswapClientRange *ranges, unsigned int n,
+               uint32_t flags)
 {
+    MemswapClientRequest request = {
+        .code = MEMSWAP_CLIENT_PIN, .flags = flags,
+    };
+    struct iovec iov[2] = {
+        { .iov_base = &request, .iov_len = sizeof(request) },
+        { .iov_base = ranges, .iov_len = n * sizeof(*ranges) },
+    };
+    struct msghdr packet = { .msg_iov = iov, .msg_iovlen = 2 };
     MemswapClientReply reply;
-    ssize_t n;
+    ssize_t done;
     int ret = -EPIPE;
 
     pthread_mutex_lock(&pins->lock);
     do {
-        n = send(pins->channel, request, sizeof(*request), MSG_NOSIGNAL);
-    } while (n < 0 && try_again(pins->channel, POLLOUT));
-    if (n == sizeof(*request)) {
+        /* all of it, or nothing */
+        done = sendmsg(pins->channel, &packet, MSG_NOSIGNAL);
+    } while (done < 0 && try_again(pins->channel, POLLOUT));
+    if (done > 0) {
         do {
-            n = recv(pins->channel, &reply, sizeof(reply), 0);
-        } while (n < 0 && try_again(pins->channel, POLLIN));
-        if (n == sizeof(reply) && reply.code == request->code) {
+            done = recv(pins->channel, &reply, sizeof(reply), 0);
+        } while (done < 0 && try_again(pins->channel, POLLIN));
+        if (done == sizeof(reply) && reply.code == request.code) {
             ret = reply.error;
         }
     }
@@ -397,73 +407,21 @@ static bool try_pin(_Atomic uint32_t *word)
     return false;
 }
 
-/* Pin all of them, or none. */
-static int pin_words(MemswapPins *pins, const Words *words, uint32_t flags)
+/* Note a word, pinned or not; false for want of memory. */
+static bool note(MemswapHeldPins *held, const Words *words, uint64_t i,
+                 bool out)
 {
-    uint64_t i = 0;
+    MemswapHeldPart *last = held->n ? &held->parts[held->n - 1] : NULL;
+    _Atomic uint32_t *word = &words->at[i];
+    uint32_t file = words->region->file->number;
 
-    while (i < words->n) {
-        MemswapClientRequest request = { .code = MEMSWAP_CLIENT_PIN };
-        uint64_t out = 0;
-        int ret;
-
-        if (try_pin(&words->at[i])) {
-            i++;
-            continue;
-        }
-        /* those that are out lie together more often than not */
-        do {
-            out++;
-        } while (i + out < words->n && out < MEMSWAP_CLIENT_MAX_WORDS &&
-                 !(atomic_load(&words->at[i + out]) & MEMSWAP_CLIENT_IN));
-        request.file = words->region->file->number;
-        request.offset = words->region->offset +
-                         (words->first + i) * sizeof(uint32_t);
-        request.words = out;
-        request.flags = flags;
-        ret = ask(pins, &request);
-        if (ret) {
-            unpin_words(words->at, i);
-            return ret;
-        }
-        i += out;
+    /* files may be mapped side by side */
+    if (last && last->out == out && last->n < MEMSWAP_CLIENT_MAX_WORDS &&
+        (_Atomic uint32_t *)last->words + last->n == word &&
+        last->file == file) {
+        last->n++;
+        return true;
     }
-    return 0;
-}
-
-void memswap_unpin_guest(MemswapPins *pins, uint64_t address, uint64_t size)
-{
-    Words words;
-
-    while (next_words(pins, &address, &size, &words)) {
-        unpin_words(words.at, words.n);
-    }
-}
-
-int memswap_pin_guest(MemswapPins *pins, uint64_t address, uint64_t size)
-{
-    uint64_t at = address, left = size;
-    Words words;
-
-    while (next_words(pins, &at, &left, &words)) {
-        int ret = pin_words(pins, &words, 0);
-
-        if (ret) {
-            uint64_t page = words.region->address +
-                            words.first * words.region->page_size;
-
-            /* all that came before this part */
-            memswap_unpin_guest(pins, address,
-                                page > address ? page - address : 0);
-            return ret;
-        }
-    }
-    return 0;
-}
-
-/* Note words that are pinned; false for want of memory. */
-static bool add_held(MemswapHeldPins *held, const Words *words)
-{
     if (held->n == held->room) {
         unsigned int room = held->room ? 2 * held->room : 8;
         MemswapHeldPart *parts = realloc(held->parts, room * sizeof(*parts));
@@ -475,42 +433,155 @@ static bool add_held(MemswapHeldPins *held, const Words *words)
         held->room = room;
     }
     held->parts[held->n++] = (MemswapHeldPart) {
-        .words = words->at, .n = words->n,
+        .words = (void *)word, .n = 1, .out = out, .file = file,
+        .offset = words->region->offset + (words->first + i) * sizeof(*word),
     };
     return true;
 }
 
-static void unpin_held_from(MemswapHeldPins *held, unsigned int first)
+/* Is it to be asked for already?  Several buffers may be in one page. */
+static bool is_noted(const MemswapHeldPins *held, const void *word)
 {
-    while (held->n > first) {
-        MemswapHeldPart *part = &held->parts[--held->n];
+    for (unsigned int i = 0; i < held->n; i++) {
+        const MemswapHeldPart *part = &held->parts[i];
 
-        unpin_words(part->words, part->n);
+        if (part->out && (uintptr_t)word - (uintptr_t)part->words <
+                         part->n * sizeof(uint32_t)) {
+            return true;
+        }
     }
+    return false;
 }
 
-int memswap_pin_held(MemswapPins *pins, uint64_t address, uint64_t size,
-                     uint32_t flags, MemswapHeldPins *held)
+/* Pin those that are in, and note all; false for want of memory. */
+static bool pin_words(const Words *words, MemswapHeldPins *held)
 {
-    unsigned int first = held->n;
+    for (uint64_t i = 0; i < words->n; i++) {
+        bool in = try_pin(&words->at[i]);
+
+        if (!in && is_noted(held, (void *)&words->at[i])) {
+            continue;
+        }
+        if (!note(held, words, i, !in)) {
+            if (in) {
+                unpin_words(&words->at[i], 1);
+            }
+            return false;
+        }
+    }
+    return true;
+}
+
+int memswap_pin_present(MemswapPins *pins, uint64_t address, uint64_t size,
+                        MemswapHeldPins *held)
+{
     Words words;
 
     while (next_words(pins, &address, &size, &words)) {
-        int ret = pin_words(pins, &words, flags);
-
-        if (!ret && !add_held(held, &words)) {
-            unpin_words(words.at, words.n);
-            ret = -ENOMEM;
-        }
-        if (ret) {
-            unpin_held_from(held, first);
-            return ret;
+        if (!pin_words(&words, held)) {
+            return -ENOMEM;
         }
     }
     return 0;
 }
 
+/*
+ * What is out, from part *@at on, as far as one request can ask for it.
+ * Returns the number of ranges, and moves *@at past them.
+ */
+static unsigned int next_ranges(const MemswapHeldPins *held, unsigned int *at,
+                                MemswapClientRange *ranges)
+{
+    uint32_t words = 0;
+    unsigned int n = 0;
+
+    for (; *at < held->n; ++*at) {
+        const MemswapHeldPart *part = &held->parts[*at];
+
+        if (!part->out) {
+            continue;
+        }
+        if (part->n > MEMSWAP_CLIENT_MAX_WORDS - words) {
+            break;
+        }
+        words += part->n;
+        ranges[n++] = (MemswapClientRange) {
+            .file = part->file, .words = part->n, .offset = part->offset,
+        };
+    }
+    return n;
+}
+
+/* Ask for what is out, from a part on.  By itself, for its large array. */
+__attribute__((noinline))
+static int ask_from(MemswapPins *pins, unsigned int first, uint32_t flags,
+                    MemswapHeldPins *held)
+{
+    MemswapClientRange ranges[MEMSWAP_CLIENT_MAX_WORDS];
+    unsigned int end = first;
+    unsigned int n;
+
+    while ((n = next_ranges(held, &end, ranges))) {
+        int ret = ask(pins, ranges, n, flags);
+
+        if (ret) {
+            return ret;
+        }
+        for (; first < end; first++) {
+            held->parts[first].out = false;
+        }
+    }
+    return 0;
+}
+
+int memswap_pin_absent(MemswapPins *pins, uint32_t flags,
+                       MemswapHeldPins *held)
+{
+    unsigned int i = 0;
+    int ret = 0;
+
+    while (i < held->n && !held->parts[i].out) {
+        i++;
+    }
+    if (i < held->n) {
+        ret = ask_from(pins, i, flags, held);
+    }
+    if (ret) {
+        memswap_unpin_held(held);
+    }
+    return ret;
+}
+
 void memswap_unpin_held(MemswapHeldPins *held)
 {
-    unpin_held_from(held, 0);
+    while (held->n) {
+        const MemswapHeldPart *part = &held->parts[--held->n];
+
+        if (!part->out) {
+            unpin_words(part->words, part->n);
+        }
+    }
+}
+
+int memswap_pin_guest(MemswapPins *pins, uint64_t address, uint64_t size)
+{
+    MemswapHeldPins held = { 0 };
+    int ret = memswap_pin_present(pins, address, size, &held);
+
+    if (ret) {
+        memswap_unpin_held(&held);
+    } else {
+        ret = memswap_pin_absent(pins, 0, &held);
+    }
+    free(held.parts);
+    return ret;
+}
+
+void memswap_unpin_guest(MemswapPins *pins, uint64_t address, uint64_t size)
+{
+    Words words;
+
+    while (next_words(pins, &address, &size, &words)) {
+        unpin_words(words.at, words.n);
+    }
 }

@@ -129,9 +129,9 @@ bool vu_memswap_regions_set(VuDev *dev)
 
 /* --- guest memory by our addresses ------------------------------------- */
 
-/* Pin what is mapped at @at; it may be in several regions. */
-static int pin_mapped(VuDev *dev, const void *at, uint64_t size,
-                      uint32_t flags, MemswapHeldPins *held)
+/* Pin what is in of what is mapped at @at; it may be in several regions. */
+static int pin_present(VuDev *dev, const void *at, uint64_t size,
+                       MemswapHeldPins *held)
 {
     uint64_t address = (uintptr_t)at;
 
@@ -153,9 +153,8 @@ static int pin_mapped(VuDev *dev, const void *at, uint64_t size,
         }
         n = found->size - (address - begin);
         n = n < size ? n : size;
-        ret = memswap_pin_held(dev->memswap->pins,
-                               found->gpa + (address - begin), n, flags,
-                               held);
+        ret = memswap_pin_present(dev->memswap->pins,
+                                  found->gpa + (address - begin), n, held);
         if (ret) {
             return ret;
         }
@@ -182,10 +181,11 @@ bool vu_memswap_pin_rings(VuDev *dev, VuVirtq *vq)
     queue = queue_of(dev, vq);
     queue->stopped = false;
     memswap_unpin_held(&queue->rings);
-    return !pin_mapped(dev, ring->desc, ring->num * sizeof(*ring->desc), 0,
-                       &queue->rings) &&
-           !pin_mapped(dev, ring->avail, avail, 0, &queue->rings) &&
-           !pin_mapped(dev, ring->used, used, 0, &queue->rings);
+    return !pin_present(dev, ring->desc, ring->num * sizeof(*ring->desc),
+                        &queue->rings) &&
+           !pin_present(dev, ring->avail, avail, &queue->rings) &&
+           !pin_present(dev, ring->used, used, &queue->rings) &&
+           !memswap_pin_absent(dev->memswap->pins, 0, &queue->rings);
 }
 
 void vu_memswap_stop(VuDev *dev, VuVirtq *vq)
@@ -263,8 +263,13 @@ bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head,
         flags |= MEMSWAP_CLIENT_BOUNDED;
     }
     for (unsigned int i = 0; i < n && !ret; i++) {
-        ret = pin_mapped(dev, iov[i].iov_base, iov[i].iov_len, flags,
-                         &request->buffers);
+        ret = pin_present(dev, iov[i].iov_base, iov[i].iov_len,
+                          &request->buffers);
+    }
+    if (!ret) {
+        /* most often there are several, here and there: one question */
+        ret = memswap_pin_absent(dev->memswap->pins, flags,
+                                 &request->buffers);
     }
     if (ret) {
         memswap_unpin_held(&request->buffers);

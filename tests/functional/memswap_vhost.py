@@ -268,13 +268,15 @@ class Pinner(Mapper):
         super().hang_up()
         self.channel.close()
 
-    def pin(self, address, pages):
-        """Pins pages of guest memory, all of them by asking."""
-        start, (_, page_size, file, offset) = max(
-            item for item in self.tables.items() if item[0] <= address)
-        offset += (address - start) // page_size * 4
-        code, error = struct.unpack('<Ii', self.ask(struct.pack(
-            '<IIQII', self.PIN, file, offset, pages, 0)))
+    def pin(self, *ranges):
+        """Pins pages of guest memory by one request: (address, pages)..."""
+        packet = struct.pack('<II', self.PIN, 0)
+        for address, pages in ranges:
+            start, (_, page_size, file, offset) = max(
+                item for item in self.tables.items() if item[0] <= address)
+            offset += (address - start) // page_size * 4
+            packet += struct.pack('<IIQ', file, pages, offset)
+        code, error = struct.unpack('<Ii', self.ask(packet))
         if (code, error) != (self.PIN, 0):
             raise OSError(-error, os.strerror(-error))
 

@@ -264,8 +264,11 @@ class VhostPins(CrashTests, VhostTest):
         # all of RAM has a table
         self.assertGreater(sum(sizes.values()), RAM - MIB)
         start = max(sizes, key=sizes.get)
-        for n in range(16):
-            backend.pin(start + n * 2 * MIB, 512)
+        for n in range(15):
+            backend.pin((start + n * 2 * MIB, 512))
+        # every other page of 4 MiB
+        backend.pin(*((start + 30 * MIB + n * 8192, 1)
+                      for n in range(512)))
         pinned = 16 * 2 * MIB
         self.assertEqual(self.device(vm)['pinned'], pinned)
         vm.set_limit(16 * MIB)
@@ -279,7 +282,7 @@ class VhostPins(CrashTests, VhostTest):
         self.churn(vm, '-m 16 fill random:100', timeout=120)
 
         # it asks for what it must not, and is hung up on; its pins last
-        self.assertEqual(backend.ask(b'nonsense'), b'')
+        self.assertEqual(backend.ask(b'no packet'), b'')
         backend.hang_up()
         self.wait_device(vm, lambda device: not device['attached'])
         self.assertEqual(self.device(vm)['pinned'], pinned)

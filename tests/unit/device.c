@@ -44,29 +44,48 @@ typedef struct Process {
     uint8_t *ram;
     uint64_t size;
     uint64_t random;
+    MemswapHeldPins held;
 } Process;
 
-static int64_t churn(Process *process, uint64_t times)
+/* A few pages, somewhere. */
+static void pick(Process *process, uint64_t *page, uint64_t *n)
 {
-    for (uint64_t i = 0; i < times; i++) {
-        uint64_t page, n;
-        int ret;
+    process->random = process->random * 6364136223846793005ULL + 1;
+    *page = (process->random >> 33) % (process->size / PAGE);
+    *n = 1 + (process->random >> 20) % 4;
+    *n = MIN(*n, process->size / PAGE - *page);
+}
 
-        process->random = process->random * 6364136223846793005ULL + 1;
-        page = (process->random >> 33) % (process->size / PAGE);
-        n = 1 + (process->random >> 20) % 4;
-        n = MIN(n, process->size / PAGE - page);
-        ret = memswap_pin_guest(process->pins, page * PAGE, n * PAGE);
-        if (ret) {
-            return ret;
-        }
-        for (uint64_t k = page; k < page + n; k++) {
+/* One request, of several parts. */
+static int request(Process *process)
+{
+    uint64_t page[DEVICE_PARTS], n[DEVICE_PARTS];
+    int ret = 0;
+
+    for (unsigned int i = 0; i < DEVICE_PARTS && !ret; i++) {
+        pick(process, &page[i], &n[i]);
+        ret = memswap_pin_present(process->pins, page[i] * PAGE, n[i] * PAGE,
+                                  &process->held);
+    }
+    ret = ret ?: memswap_pin_absent(process->pins, 0, &process->held);
+    for (unsigned int i = 0; i < DEVICE_PARTS && !ret; i++) {
+        for (uint64_t k = page[i]; k < page[i] + n[i]; k++) {
             atomic_fetch_add((_Atomic uint64_t *)(process->ram + k * PAGE +
                                                   DEVICE_COUNTER), 1);
         }
-        memswap_unpin_guest(process->pins, page * PAGE, n * PAGE);
     }
-    return 0;
+    memswap_unpin_held(&process->held);
+    return ret;
+}
+
+static int64_t churn(Process *process, uint64_t times)
+{
+    int ret = 0;
+
+    for (uint64_t i = 0; i < times && !ret; i++) {
+        ret = request(process);
+    }
+    return ret;
 }
 
 static int64_t obey(Process *process, const Order *order)

@@ -20,6 +20,8 @@ typedef struct FrontEnd {
     int file;
     _Atomic uint32_t *words;
     int channel[2];     /* ours, and the one to give */
+    /* the file has a number for each place that something begins at */
+    uint32_t file_of[WORDS];
 } FrontEnd;
 
 /* All pages are in. */
@@ -56,12 +58,15 @@ static void tell(FrontEnd *f, uint64_t page, uint64_t n, uint64_t word)
 {
     MemswapTableMessage message = {
         .guest_address = page * PAGE, .size = n * PAGE, .page_size = PAGE,
-        .offset = word * sizeof(uint32_t),
+        .file = word, .offset = word * sizeof(uint32_t),
     };
 
     g_assert_cmpint(memswap_pins_set_table(f->pins, &message, sizeof(message),
                                            dup(f->file), dup(f->channel[1])),
                     ==, 0);
+    for (uint64_t i = word; i < word + n; i++) {
+        f->file_of[i] = word;
+    }
 }
 
 static unsigned int count(FrontEnd *f, uint64_t word)
@@ -135,6 +140,21 @@ static void test_end(void)
     front_end_free(f);
 }
 
+/* Part of what is needed together. */
+static void note(FrontEnd *f, MemswapHeldPins *held, uint64_t page,
+                 uint64_t size)
+{
+    g_assert_cmpint(memswap_pin_present(f->pins, page * PAGE, size, held), ==,
+                    0);
+}
+
+static void assert_none_pinned(FrontEnd *f)
+{
+    for (unsigned int i = 0; i < WORDS; i++) {
+        g_assert_cmpuint(count(f, i), ==, 0);
+    }
+}
+
 /* A pin is undone in the words that it is in. */
 static void test_held(void)
 {
@@ -143,8 +163,8 @@ static void test_held(void)
 
     tell(f, 0, 100, 0);
     for (unsigned int i = 0; i < 40; i++) {
-        g_assert_cmpint(memswap_pin_held(f->pins, i * PAGE + 1, PAGE, 0,
-                                         &held), ==, 0);
+        g_assert_cmpint(memswap_pin_present(f->pins, i * PAGE + 1, PAGE,
+                                            &held), ==, 0);
     }
     g_assert_cmpuint(held.n, ==, 40);
     g_assert_cmpuint(count(f, 0), ==, 1);
@@ -152,58 +172,210 @@ static void test_held(void)
     g_assert_cmpuint(count(f, 40), ==, 1);
     /* the same addresses are elsewhere now */
     tell(f, 0, 100, 500);
-    g_assert_cmpint(memswap_pin_held(f->pins, 0, PAGE, 0, &held), ==, 0);
+    note(f, &held, 0, PAGE);
     g_assert_cmpuint(count(f, 500), ==, 1);
+    /* nothing is out: nobody has to answer */
+    g_assert_cmpint(memswap_pin_absent(f->pins, 0, &held), ==, 0);
     memswap_unpin_held(&held);
     g_assert_cmpuint(held.n, ==, 0);
     for (unsigned int i = 0; i < WORDS; i++) {
         g_assert_cmphex(f->words[i], ==, MEMSWAP_CLIENT_IN);
     }
 
-    /* all or nothing: nobody answers for the last page */
-    shutdown(f->channel[0], SHUT_RDWR);
-    f->words[503] = 0;
-    g_assert_cmpint(memswap_pin_held(f->pins, 0, PAGE, 0, &held), ==, 0);
-    g_assert_cmpint(memswap_pin_held(f->pins, 0, 4 * PAGE, 0, &held), ==,
-                    -EPIPE);
-    g_assert_cmpuint(held.n, ==, 1);
-    g_assert_cmpuint(count(f, 500), ==, 1);
-    g_assert_cmpuint(count(f, 501), ==, 0);
-    g_assert_cmphex(f->words[503], ==, 0);
+    /* what is out is not pinned yet, and not to be unpinned */
+    f->words[501] = 0;
+    note(f, &held, 0, 4 * PAGE);
+    g_assert_cmpuint(held.n, ==, 3);
+    g_assert_cmpuint(count(f, 502), ==, 1);
     memswap_unpin_held(&held);
-    g_assert_cmpuint(count(f, 500), ==, 0);
+    g_assert_cmphex(f->words[501], ==, 0);
+    assert_none_pinned(f);
+
+    /* all or nothing: nobody answers */
+    shutdown(f->channel[0], SHUT_RDWR);
+    note(f, &held, 0, PAGE);
+    note(f, &held, 1, 2 * PAGE);
+    g_assert_cmpuint(count(f, 500), ==, 1);
+    g_assert_cmpint(memswap_pin_absent(f->pins, 0, &held), ==, -EPIPE);
+    g_assert_cmpuint(held.n, ==, 0);
+    g_assert_cmphex(f->words[501], ==, 0);
+    assert_none_pinned(f);
     g_free(held.parts);
     front_end_free(f);
 }
 
-/* The answer comes late, on a channel that somebody made non-blocking. */
+/* Answers requests, and notes what was asked for. */
+typedef struct Answers {
+    FrontEnd *f;
+    GThread *thread;
+    unsigned int n;             /* requests to answer */
+    unsigned int refuse;        /* one of them, from 1 on */
+    gulong delay_us;
+    unsigned int ranges[4];     /* of each request */
+    unsigned int words[4];
+    uint32_t flags[4];
+} Answers;
+
 static gpointer answer(gpointer opaque)
 {
-    FrontEnd *f = opaque;
-    MemswapClientRequest request;
-    MemswapClientReply reply = { .code = MEMSWAP_CLIENT_PIN };
+    Answers *a = opaque;
 
-    g_assert_cmpint(recv(f->channel[0], &request, sizeof(request), 0), ==,
-                    sizeof(request));
-    g_usleep(20000);
-    f->words[request.offset / sizeof(uint32_t)] = MEMSWAP_CLIENT_IN | 1;
-    g_assert_cmpint(send(f->channel[0], &reply, sizeof(reply), 0), ==,
-                    sizeof(reply));
+    for (unsigned int i = 0; i < a->n; i++) {
+        struct {
+            MemswapClientRequest request;
+            MemswapClientRange ranges[MEMSWAP_CLIENT_MAX_WORDS];
+        } packet;
+        MemswapClientReply reply = { .code = MEMSWAP_CLIENT_PIN };
+        ssize_t size = recv(a->f->channel[0], &packet, sizeof(packet),
+                            MSG_TRUNC);
+
+        g_assert_cmpint(size, >, sizeof(packet.request));
+        g_assert_cmpint(size, <=, sizeof(packet));
+        g_assert_cmpuint(packet.request.code, ==, MEMSWAP_CLIENT_PIN);
+        a->flags[i] = packet.request.flags;
+        a->ranges[i] = (size - sizeof(packet.request)) /
+                       sizeof(packet.ranges[0]);
+        g_usleep(a->delay_us);
+        reply.error = i + 1 == a->refuse ? -ENOBUFS : 0;
+        for (unsigned int k = 0; k < a->ranges[i]; k++) {
+            MemswapClientRange *range = &packet.ranges[k];
+
+            a->words[i] += range->words;
+            g_assert_cmpuint(range->file, ==,
+                             a->f->file_of[range->offset / sizeof(uint32_t)]);
+            for (unsigned int w = 0; w < range->words && !reply.error; w++) {
+                atomic_fetch_add(&a->f->words[range->offset /
+                                              sizeof(uint32_t) + w],
+                                 MEMSWAP_CLIENT_IN | 1);
+            }
+        }
+        g_assert_cmpint(send(a->f->channel[0], &reply, sizeof(reply), 0), ==,
+                        sizeof(reply));
+    }
     return NULL;
 }
 
+static void answers_start(Answers *a)
+{
+    a->thread = g_thread_new("answer", answer, a);
+}
+
+/* The answer comes late, on a channel that somebody made non-blocking. */
 static void test_nonblocking(void)
 {
     FrontEnd *f = front_end_new();
-    GThread *thread;
+    Answers answers = { .f = f, .n = 1, .delay_us = 20000 };
 
     g_assert_cmpint(fcntl(f->channel[1], F_SETFL, O_NONBLOCK), ==, 0);
     tell(f, 0, 10, 0);
     f->words[3] = 0;
-    thread = g_thread_new("answer", answer, f);
+    answers_start(&answers);
     g_assert_cmpint(memswap_pin_guest(f->pins, 3 * PAGE, 1), ==, 0);
     g_assert_cmpuint(count(f, 3), ==, 1);
-    g_thread_join(thread);
+    g_thread_join(answers.thread);
+    front_end_free(f);
+}
+
+/* Pages here and there, of two regions: one question for all. */
+static void test_scattered(void)
+{
+    FrontEnd *f = front_end_new();
+    Answers answers = { .f = f, .n = 1 };
+    MemswapHeldPins held = { 0 };
+
+    tell(f, 0, 100, 0);
+    tell(f, 1000, WORDS - 500, 500);
+    for (unsigned int i = 0; i < 10; i++) {
+        f->words[2 * i] = 0;
+        f->words[500 + i] = 0;
+    }
+    f->words[WORDS - 1] = 0;
+    answers_start(&answers);
+    /* the last word of a file may be before the first of another */
+    note(f, &held, 1000 + WORDS - 1 - 500, PAGE);
+    note(f, &held, 0, 20 * PAGE);
+    note(f, &held, 1000, 11 * PAGE);
+    g_assert_cmpuint(count(f, 1), ==, 1);
+    g_assert_cmpuint(count(f, 2), ==, 0);
+    g_assert_cmpint(memswap_pin_absent(f->pins, MEMSWAP_CLIENT_BOUNDED, &held),
+                    ==, 0);
+    g_thread_join(answers.thread);
+    g_assert_cmpuint(answers.ranges[0], ==, 12);
+    g_assert_cmpuint(answers.words[0], ==, 21);
+    g_assert_cmphex(answers.flags[0], ==, MEMSWAP_CLIENT_BOUNDED);
+    for (unsigned int i = 0; i < 20; i++) {
+        g_assert_cmphex(f->words[i], ==, MEMSWAP_CLIENT_IN | 1);
+    }
+    for (unsigned int i = 500; i < 511; i++) {
+        g_assert_cmphex(f->words[i], ==, MEMSWAP_CLIENT_IN | 1);
+    }
+    memswap_unpin_held(&held);
+    assert_none_pinned(f);
+    g_free(held.parts);
+    front_end_free(f);
+}
+
+/* Many buffers in one page, or in each of two, are one pin of it. */
+static void test_small_buffers(void)
+{
+    FrontEnd *f = front_end_new();
+    Answers answers = { .f = f, .n = 1 };
+    MemswapHeldPins held = { 0 };
+
+    tell(f, 0, 100, 0);
+    f->words[5] = f->words[6] = f->words[8] = 0;
+    for (unsigned int i = 0; i < 20; i++) {
+        g_assert_cmpint(memswap_pin_present(f->pins, 5 * PAGE + i * 100, 10,
+                                            &held), ==, 0);
+        note(f, &held, 5 + i % 4, PAGE);
+    }
+    answers_start(&answers);
+    g_assert_cmpint(memswap_pin_absent(f->pins, 0, &held), ==, 0);
+    g_thread_join(answers.thread);
+    g_assert_cmpuint(answers.ranges[0], ==, 2);
+    g_assert_cmpuint(answers.words[0], ==, 3);
+    g_assert_cmpuint(count(f, 5), ==, 1);
+    g_assert_cmpuint(count(f, 6), ==, 1);
+    g_assert_cmpuint(count(f, 7), ==, 5);
+    g_assert_cmpuint(count(f, 8), ==, 1);
+    memswap_unpin_held(&held);
+    assert_none_pinned(f);
+    g_free(held.parts);
+    front_end_free(f);
+}
+
+/* More than one request can ask for; of which the last one is refused. */
+static void test_many(void)
+{
+    FrontEnd *f = front_end_new();
+    Answers all = { .f = f, .n = 3 }, refused = { .f = f, .n = 3, .refuse = 3 };
+    MemswapHeldPins held = { 0 };
+
+    tell(f, 0, WORDS, 0);
+    for (unsigned int round = 0; round < 2; round++) {
+        Answers *answers = round ? &refused : &all;
+
+        for (unsigned int i = 0; i < WORDS; i++) {
+            f->words[i] = i % 2 && i < 100 ? MEMSWAP_CLIENT_IN : 0;
+        }
+        answers_start(answers);
+        note(f, &held, 0, 700 * PAGE);
+        g_assert_cmpint(memswap_pin_absent(f->pins, 0, &held), ==,
+                        round ? -ENOBUFS : 0);
+        g_thread_join(answers->thread);
+        /* 50 by themselves; of those in a row 512, and not with the others */
+        g_assert_cmpuint(answers->ranges[0], ==, 50);
+        g_assert_cmpuint(answers->words[0], ==, 50);
+        g_assert_cmpuint(answers->ranges[1], ==, 1);
+        g_assert_cmpuint(answers->words[1], ==, 512);
+        g_assert_cmpuint(answers->words[2], ==, 88);
+        for (unsigned int i = 0; i < WORDS; i++) {
+            g_assert_cmpuint(count(f, i), ==, !round && i < 700);
+        }
+        memswap_unpin_held(&held);
+        assert_none_pinned(f);
+    }
+    g_free(held.parts);
     front_end_free(f);
 }
 
@@ -214,5 +386,8 @@ int main(int argc, char **argv)
     g_test_add_func("/client/end", test_end);
     g_test_add_func("/client/held", test_held);
     g_test_add_func("/client/nonblocking", test_nonblocking);
+    g_test_add_func("/client/scattered", test_scattered);
+    g_test_add_func("/client/small-buffers", test_small_buffers);
+    g_test_add_func("/client/many", test_many);
     return g_test_run();
 }

@@ -49,33 +49,40 @@ static void test_bound(void)
     MemswapClient *two = memswap_client_new(h->engine);
     MemswapShared shared, other;
     MemswapSettings settings = h->settings;
+    static const MemswapClientRange parts[] = {
+        { .offset = 4096, .words = 150 }, { .offset = 4696, .words = 50 },
+    };
+    static const MemswapClientRange too_many[] = {
+        { .offset = 4096, .words = 150 }, { .offset = 4696, .words = 51 },
+    };
     static const uint32_t none[600];
 
     settings.pin_limit = 700 * PAGE;
     g_assert_cmpint(memswap_set_settings(h->engine, &settings, NULL), ==, 0);
     g_assert_cmpint(memswap_client_share(one, h->ram.host, &shared), ==, 0);
     g_assert_cmpint(memswap_client_share(two, h->ram.host, &other), ==, 0);
-    g_assert_cmpint(memswap_client_pin(one, 0, 0, 500, BOTH), ==, 0);
-    g_assert_cmpint(memswap_client_pin(one, 0, 4096, 201, BOTH), ==, -ENOBUFS);
+    g_assert_cmpint(pin_words(one, 0, 0, 500, BOTH), ==, 0);
+    g_assert_cmpint(pin_words(one, 0, 4096, 201, BOTH), ==, -ENOBUFS);
     g_assert_cmpuint(stats_of(h).pins_refused, ==, 1);
-    g_assert_cmpint(memswap_client_pin(one, 0, 4096, 200, BOTH), ==, 0);
+    g_assert_cmpint(memswap_client_pin(one, too_many, 2, BOTH), ==, -ENOBUFS);
+    g_assert_cmpint(memswap_client_pin(one, parts, 2, BOTH), ==, 0);
     /* all together, or each by itself; or not at all */
-    g_assert_cmpint(memswap_client_pin(two, 0, 0, 1, BOTH), ==, -ENOBUFS);
-    g_assert_cmpint(memswap_client_pin(two, 0, 0, 512, OWN), ==, 0);
-    g_assert_cmpint(memswap_client_pin(two, 0, 4096, 200, OWN), ==, -ENOBUFS);
-    g_assert_cmpint(memswap_client_pin(two, 0, 4096, 200, 0), ==, 0);
+    g_assert_cmpint(pin_words(two, 0, 0, 1, BOTH), ==, -ENOBUFS);
+    g_assert_cmpint(pin_words(two, 0, 0, 512, OWN), ==, 0);
+    g_assert_cmpint(pin_words(two, 0, 4096, 200, OWN), ==, -ENOBUFS);
+    g_assert_cmpint(pin_words(two, 0, 4096, 200, 0), ==, 0);
     g_assert_cmpuint(memswap_client_pinned(two), ==, 712 * PAGE);
     /* what it has unpinned nobody was told of */
     memswap_client_free(two);
-    g_assert_cmpint(memswap_client_pin(one, 0, 8192, 1, BOTH), ==, -ENOBUFS);
+    g_assert_cmpint(pin_words(one, 0, 8192, 1, BOTH), ==, -ENOBUFS);
     g_assert_cmpint(pwrite(shared.fd, none, sizeof(none), 0), ==,
                     sizeof(none));
-    g_assert_cmpint(memswap_client_pin(one, 0, 8192, 450, BOTH), ==, 0);
+    g_assert_cmpint(pin_words(one, 0, 8192, 450, BOTH), ==, 0);
     /* those of QEMU's count, too */
     g_assert_cmpint(memswap_pin(h->engine, h->ram.host, 50 * PAGE), ==, 0);
-    g_assert_cmpint(memswap_client_pin(one, 0, 0, 50, BOTH), ==, -ENOBUFS);
+    g_assert_cmpint(pin_words(one, 0, 0, 50, BOTH), ==, -ENOBUFS);
     memswap_unpin(h->engine, h->ram.host, 50 * PAGE);
-    g_assert_cmpint(memswap_client_pin(one, 0, 0, 50, BOTH), ==, 0);
+    g_assert_cmpint(pin_words(one, 0, 0, 50, BOTH), ==, 0);
     memswap_client_free(one);
     harness_free(h);
 }
@@ -93,8 +100,8 @@ static void test_look(void)
     g_assert_cmpuint(memswap_client_pinned(client), ==, 0);
     g_assert_cmpint(fstat(shared.fd, &st), ==, 0);
     g_assert_cmpint(st.st_blocks, ==, 0);
-    g_assert_cmpint(memswap_client_pin(client, 0, 3000 * sizeof(uint32_t),
-                                       5, 0), ==, 0);
+    g_assert_cmpint(pin_words(client, 0, 3000 * sizeof(uint32_t), 5, 0), ==,
+                    0);
     g_assert_cmpuint(memswap_client_pinned(client), ==, 5 * PAGE);
     g_assert_cmpint(fstat(shared.fd, &st), ==, 0);
     g_assert_cmpint(st.st_blocks * 512, ==, PAGE);
