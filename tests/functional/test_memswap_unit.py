@@ -77,7 +77,7 @@ class UnitTests(MemswapTest):
         names = [os.path.basename(program) for program in programs]
         # A guest has few descriptors by default, and no time for stress.
         before = ('ulimit -n $(ulimit -Hn); cd /tmp; '
-                  'export MEMSWAP_STRESS_SECONDS=5; exec')
+                  'export MEMSWAP_STRESS_SECONDS=2; exec')
         skip = ' '.join(f'-s {path}' for path in NOT_TESTED)
         jobs = {}
         deadline = time.monotonic() + DEADLINE
