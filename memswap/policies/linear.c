@@ -18,6 +18,12 @@
 #include "memswap/policy.h"
 #include "streams.h"
 
+/*
+ * Faults come every few microseconds while memory is short.  To be woken for
+ * each of them would take longer than they do.
+ */
+#define DELAY_US 200
+
 typedef struct Linear {
     const MemswapPolicyHostOps *ops;
     MemswapPolicyHost *host;
@@ -136,6 +142,7 @@ const MemswapPolicyOps *memswap_policy_linear(const MemswapPolicyHostOps *host)
         .size = sizeof(linear),
         .version = MEMSWAP_POLICY_VERSION,
         .name = "linear",
+        .delay_us = DELAY_US,
         .roles = MEMSWAP_POLICY_PREFETCHER,
         .events = MEMSWAP_POLICY_EVENT_BIT(FAULT) |
                   MEMSWAP_POLICY_EVENT_BIT(WASTED) |
