@@ -349,13 +349,14 @@ static void test_churn(void)
 
     write_pages(h, 0, PAGES);
     thread = g_thread_new("look", look, &churn);
-    for (int round = 0; round < 300; round++) {
+    /* on a busy machine it looks seldom: until it has seen pages */
+    for (int round = 0; round < 300 || atomic_load(&churn.known) < 10;
+         round++) {
         memswap_reclaim(h->engine, UINT64_MAX);
         check_pages(h, 0, PAGES);
     }
     atomic_store(&churn.stop, true);
     g_thread_join(thread);
-    g_assert_cmpuint(atomic_load(&churn.known), >, 0);
     harness_free(h);
 }
 
