@@ -299,6 +299,14 @@ static bool table_give(_Atomic uint32_t *word)
     return true;
 }
 
+/* Undo table_give() for pages from @first on. */
+static void table_take_back(MemswapTable *table, uint64_t first, uint64_t n)
+{
+    while (n) {
+        atomic_fetch_sub(&table->words[first + --n], 1);
+    }
+}
+
 /*
  * The process would have to ask for each page once, which takes two wake-ups.
  * So it is told of those beside, too, if they are in place and that is to be
@@ -348,9 +356,7 @@ static int give_pages(MemswapTable *table, MemswapBlock *block,
     /* but somebody may have been refused for it */
     memswap_unpinned(engine);
     if (done < n) {
-        while (done) {
-            atomic_fetch_sub(&table->words[first + --done], 1);
-        }
+        table_take_back(table, first, done);
         return -EOVERFLOW;
     }
     return 0;
@@ -520,9 +526,7 @@ static void take_back(MemswapClient *client, const MemswapClientRange *ranges,
         uint64_t first;
         MemswapTable *table = range_table(client, &ranges[i], &first);
 
-        for (uint32_t word = 0; word < ranges[i].words; word++) {
-            atomic_fetch_sub(&table->words[first + word], 1);
-        }
+        table_take_back(table, first, ranges[i].words);
     }
 }
 
