@@ -139,10 +139,16 @@ static void set_out_of_range(void)
 }
 
 
-/* What was asked for, or what there is; at least a page and at most RAM. */
+/*
+ * What was asked for, or what there is; at least a page and at most RAM.
+ *
+ * With faults inline: a handler goes on for a while after the access that it
+ * was for, and pages that it has in hand are neither counted nor reclaimed.
+ */
 static void reclaim_range(void)
 {
-    QTestState *qts = qtest_init("-nodefaults -m 128M -memswap limit=64M");
+    QTestState *qts = qtest_init("-nodefaults -m 128M"
+                                 " -memswap limit=64M,fault-mode=inline");
     uint64_t resident;
 
     fill(qts, 2 * MIB, 33 * MIB, CONTENT_RANDOM, 1);

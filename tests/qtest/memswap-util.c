@@ -257,6 +257,19 @@ uint64_t reclaim(QTestState *qts, uint64_t size)
     return qdict_get_int(result, "reclaimed");
 }
 
+void reclaim_all(QTestState *qts, uint64_t ram)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
+
+    reclaim(qts, ram);
+    while (number(qts, "memory", "resident")) {
+        g_test_message("not yet all");
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(10 * 1000);
+        reclaim(qts, ram);
+    }
+}
+
 void expect_within_limit(QTestState *qts)
 {
     uint64_t limit = number(qts, "settings", "limit");

@@ -79,6 +79,12 @@ void expect_error(QTestState *qts, const char *message, const char *fmt, ...)
 uint64_t reclaim(QTestState *qts, uint64_t size);
 
 /*
+ * Take out all of so much RAM.  What a fault's handler still has in hand when
+ * the access is over leaves at a second look.
+ */
+void reclaim_all(QTestState *qts, uint64_t ram);
+
+/*
  * Wait until resident memory is within the limit: the thread that serves
  * qtest holds the BQL and so may pass it for a moment.
  */
