@@ -21,7 +21,6 @@ struct vhost_memory_region;
 
 extern bool memswap_on;
 
-struct QEMUIOVector;
 
 static inline bool memswap_is_on(void)
 {
@@ -70,7 +69,6 @@ static inline uint64_t memswap_ram_align(uint64_t size)
 bool memswap_do_map(AddressSpace *as, RAMBlock *rb, uint64_t offset,
                     uint64_t *size);
 void memswap_do_unmap(void *host, uint64_t size);
-void memswap_do_unmap_rest(const struct QEMUIOVector *qiov, int mapped);
 void memswap_do_rings_map(const void *device, MemoryRegionCache *cache);
 void memswap_do_rings_unmap(MemoryRegionCache *cache);
 void memswap_do_maps_for(const void *device, bool holds);
@@ -106,15 +104,6 @@ static inline void memswap_unmap(void *host, uint64_t size)
 {
     if (memswap_is_on()) {
         memswap_do_unmap(host, size);
-    }
-}
-
-/* Of so many elements that were mapped, the last were dropped. */
-static inline void memswap_unmap_rest(const struct QEMUIOVector *qiov,
-                                      int mapped)
-{
-    if (memswap_is_on()) {
-        memswap_do_unmap_rest(qiov, mapped);
     }
 }
 

@@ -41,7 +41,6 @@
 #include "memswap/hooks.h"
 #include "qapi/qapi-events-memswap.h"
 #include "qemu/error-report.h"
-#include "qemu/iov.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/notify.h"
@@ -256,18 +255,6 @@ void memswap_do_unmap(void *host, uint64_t size)
         release(&map);
     } else {
         trace_memswap_unmap_unknown(host, size);
-    }
-}
-
-void memswap_do_unmap_rest(const QEMUIOVector *qiov, int mapped)
-{
-    while (mapped-- > qiov->niov) {
-        MemswapHeld map;
-
-        /* if it is no buffer of QEMU's own */
-        if (memswap_held_take(qiov->iov[mapped].iov_base, &map)) {
-            release(&map);
-        }
     }
 }
 

@@ -365,6 +365,7 @@ static void dropped(void)
         /* READ(10) of one sector */
         .lun = { 1, 0, 0x40 }, .cdb = { 0x28, [8] = 1 },
     };
+    uint8_t sector[SECTOR];
     uint64_t pinned;
     uint32_t head;
 
@@ -381,6 +382,7 @@ static void dropped(void)
         uint64_t addr = BASE + i * MIB;
 
         qtest_bufwrite(qts, addr, &req, sizeof(req));
+        qtest_memset(qts, addr + 2 * PAGE, 0xff, SECTOR);
         head = qvirtqueue_add(qts, queue, addr, sizeof(req), false, true);
         qvirtqueue_add(qts, queue, addr + PAGE,
                        sizeof(struct virtio_scsi_cmd_resp), true, true);
@@ -389,6 +391,10 @@ static void dropped(void)
         qvirtqueue_add(qts, queue, addr + 4 * PAGE, 10, true, false);
         driver_submit(&driver, queue, head);
         g_assert_cmpuint(number(qts, "memory", "pinned"), ==, pinned);
+        qtest_bufread(qts, addr + 2 * PAGE, sector, SECTOR);
+        for (int j = 0; i && j < SECTOR; j++) {
+            g_assert_cmphex(sector[j], ==, 0);
+        }
     }
     g_assert_null(holder(qts, NULL, "io"));
     qvirtio_reset(driver.device);
@@ -401,15 +407,23 @@ static void dropped(void)
 
 #define LARGE (3 * MIB)
 
-/* What may not be pinned whole goes piece by piece. */
+/*
+ * What may not be pinned whole goes piece by piece; also where a piece that can
+ * be had ends within a sector.
+ */
 static void pieces(void)
 {
+    /* the memory of one entry of the guest's list; 0: as large as can be */
+    static const unsigned int piece[] = { 0, 1022, 510, 70000 };
     g_autofree uint8_t *data = g_malloc(LARGE);
     g_autofree uint8_t *back = g_malloc0(LARGE);
     g_autofree char *path = NULL;
     AHCIQState ahci = { 0 };
+    uint64_t refused;
     QTestState *qts;
     uint8_t port;
+    char *disk;
+    gsize size;
     int fd = g_file_open_tmp("memswap-XXXXXX", &path, NULL);
 
     g_assert_cmpint(fd, >=, 0);
@@ -430,12 +444,31 @@ static void pieces(void)
     for (uint64_t at = 0; at < LARGE; at += PAGE) {
         make_page(data + at, at, CONTENT_RANDOM, 5);
     }
-    ahci_io(&ahci, port, CMD_WRITE_DMA_EXT, data, LARGE, 1);
-    g_assert_cmpuint(number(qts, "pins", "refused"), >, 0);
-    reclaim(qts, 128 * MIB);
-    ahci_io(&ahci, port, CMD_READ_DMA_EXT, back, LARGE, 1);
-    g_assert_cmpint(memcmp(data, back, LARGE), ==, 0);
-    g_assert_cmpuint(number(qts, "memory", "pinned"), <=, 128 * 1024);
+    for (int i = 0; i < ARRAY_SIZE(piece); i++) {
+        AHCIOpts opts = {
+            .size = LARGE, .lba = 1, .prd_size = piece[i],
+            .buffer = ahci_alloc(&ahci, LARGE),
+        };
+
+        refused = number(qts, "pins", "refused");
+        qtest_bufwrite(qts, opts.buffer, data, LARGE);
+        ahci_exec(&ahci, port, CMD_WRITE_DMA_EXT, &opts);
+        g_assert_cmpuint(number(qts, "pins", "refused"), >, refused);
+        qtest_memset(qts, opts.buffer, 0, LARGE);
+        reclaim(qts, 128 * MIB);
+        refused = number(qts, "pins", "refused");
+        ahci_exec(&ahci, port, CMD_READ_DMA_EXT, &opts);
+        g_assert_cmpuint(number(qts, "pins", "refused"), >, refused);
+        qtest_bufread(qts, opts.buffer, back, LARGE);
+        g_assert_cmpint(memcmp(data, back, LARGE), ==, 0);
+        g_assert_cmpuint(number(qts, "memory", "pinned"), <=, 128 * 1024);
+        /* what is on the disk is right, too */
+        g_assert_true(g_file_get_contents(path, &disk, &size, NULL));
+        g_assert_cmpint(memcmp(data, disk + SECTOR, LARGE), ==, 0);
+        g_free(disk);
+        ahci_free(&ahci, opts.buffer);
+        memset(data, i + 1, PAGE);
+    }
 
     ahci_clean_mem(&ahci);
     free_ahci_device(ahci.dev);
