@@ -26,7 +26,10 @@
  * What a remote says is not trusted: an address outside of its ranges is
  * ignored, a descriptor that is no userfaultfd refused.  On that descriptor
  * only reads and WAKE are done, which don't depend on the remote's memory.
- * So a remote that has died is no different from one that has no faults.
+ * So a remote that has died is no different from one that has no faults.  That
+ * reads don't block is a property of the open file, which the remote shares.
+ * If it has changed that, poll() reports an error, and its faults are left to
+ * it: a thread that is in read() can't be stopped.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -160,28 +163,28 @@ static bool resolve(MemswapRemote *remote, const struct uffd_msg *msg)
                                  flags & UFFD_PAGEFAULT_FLAG_WRITE);
 }
 
-/* Read until there is nothing left.  False if there never will be. */
+/*
+ * Read what there is, once: whoever wants us to stop is seen between two reads,
+ * however many faults come.  False if there never will be any more.
+ */
 static bool handle(MemswapRemote *remote)
 {
     MemswapEngine *engine = remote->engine;
     struct uffd_msg msgs[BATCH];
+    ssize_t got = read(remote->uffd, msgs, sizeof(msgs));
+    bool more = got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
     bool slow = false;
-    ssize_t got;
 
-    while ((got = read(remote->uffd, msgs, sizeof(msgs))) > 0 ||
-           (got < 0 && errno == EINTR)) {
-        for (ssize_t i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
-            slow |= resolve(remote, &msgs[i]);
-        }
-        if (slow) {
-            memswap_slow_run(engine, NULL);
-            slow = false;
-        }
+    for (ssize_t i = 0; i < got / (ssize_t)sizeof(msgs[0]); i++) {
+        slow |= resolve(remote, &msgs[i]);
+    }
+    if (slow) {
+        memswap_slow_run(engine, NULL);
     }
     if (!engine->n_evictors) {
         memswap_room_made(engine);
     }
-    return got < 0 && errno == EAGAIN;
+    return more;
 }
 
 static gpointer remote_thread(gpointer opaque)
@@ -198,7 +201,7 @@ static gpointer remote_thread(gpointer opaque)
             fds[0].revents = 0;
             continue;
         }
-        if (fds[1].revents && !handle(remote)) {
+        if ((fds[1].revents & POLLERR) || (fds[1].revents && !handle(remote))) {
             /* poll() leaves it out from then on */
             fds[1].fd = -1;
         }

@@ -5,6 +5,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -196,6 +197,37 @@ static void test_outlives(void)
     other_free(other);
 }
 
+/*
+ * It makes reads of its userfaultfd block: nobody is to be caught in one, since
+ * who removes it waits for that thread.
+ */
+static void test_blocks(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+    Other *other;
+    int shared;
+
+    write_pages(h, 0, 8);
+    g_assert_cmpint(memswap_block_expose(h->ram.block, NULL), ==, 0);
+    other = other_new(h);
+    other_open_uffd(other);
+    shared = dup(other->uffd);
+    other_add(other);
+    evict(h, 0, 8);
+    other_check(other, 5, 11);
+    g_assert_cmpint(fcntl(shared, F_SETFL, fcntl(shared, F_GETFL) &
+                                           ~O_NONBLOCK), ==, 0);
+    other_begin_read(other, 6);
+    /* nobody resolves its faults any more */
+    other_check_waits(other);
+    other_conceal(other);
+    close(shared);
+    check_pages(h, 0, 8);
+    harness_settle(h);
+    harness_check(h);
+    harness_free(h);
+}
+
 /* --- refusals ---------------------------------------------------------- */
 
 static void refuse(Harness *h, int uffd, MemswapRemoteRange range,
@@ -298,6 +330,7 @@ int main(int argc, char **argv)
     g_test_add_func("/remote-life/dies", test_dies);
     g_test_add_func("/remote-life/several", test_several);
     g_test_add_func("/remote-life/outlives", test_outlives);
+    g_test_add_func("/remote-life/blocks", test_blocks);
     g_test_add_func("/remote-life/refuse", test_refuse);
     g_test_add_func("/remote-life/too-many", test_too_many);
     return g_test_run();
