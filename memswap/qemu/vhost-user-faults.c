@@ -108,7 +108,7 @@ int memswap_do_vhost_user_move_rings(struct vhost_dev *dev)
             .log_guest_addr = vq->used_phys,
         };
 
-        if (vq->desc) {
+        if (vq->desc_phys) {
             /* it is running */
             ret = dev->vhost_ops->vhost_set_vring_addr(dev, &addr);
         }
