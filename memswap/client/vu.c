@@ -317,3 +317,8 @@ void vu_memswap_unpin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head)
         kick_waiting(dev);
     }
 }
+
+void vu_queue_drop(VuDev *dev, VuVirtq *vq, const VuVirtqElement *elem)
+{
+    vu_memswap_unpin_buffers(dev, vq, elem->index);
+}
