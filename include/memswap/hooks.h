@@ -275,12 +275,18 @@ static inline bool memswap_vhost_user_attach(struct vhost_dev *dev,
     return !memswap_is_on() || memswap_do_vhost_user_attach(dev, chr, errp);
 }
 
-/* Was the last backend that came refused?  Then another try is no use. */
+/*
+ * Was the last backend that came refused?  Then another try is no use.  Says so
+ * once: what is tried next may fail for another reason, before it gets so far.
+ */
 extern bool memswap_vhost_user_was_refused;
 
 static inline bool memswap_vhost_user_refused(void)
 {
-    return memswap_is_on() && memswap_vhost_user_was_refused;
+    bool refused = memswap_is_on() && memswap_vhost_user_was_refused;
+
+    memswap_vhost_user_was_refused = false;
+    return refused;
 }
 
 /*

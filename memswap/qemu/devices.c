@@ -192,7 +192,7 @@ static void drop_all(Claim *claim)
     trace_memswap_unclaim(claim->how);
 }
 
-/* Those that were taken before a failure stay so if others need them. */
+/* Those that were taken before a failure stay so. */
 static bool take_all(Claim *claim, MemswapEngine *engine, Error **errp)
 {
     Taking taking = {
@@ -200,10 +200,15 @@ static bool take_all(Claim *claim, MemswapEngine *engine, Error **errp)
     };
 
     memswap_ram_each(NULL, take_one, &taking);
-    if (!taking.ok && !claim->users) {
-        drop_all(claim);
-    }
     return taking.ok;
+}
+
+/* One process more that needs it, or one fewer.  Returns how many do. */
+static unsigned int count_user(Claim *claim, int by)
+{
+    QEMU_LOCK_GUARD(&processes_lock);
+    claim->users += by;
+    return claim->users;
 }
 
 MemswapProcess *memswap_process_add(const char *chardev,
@@ -214,11 +219,17 @@ MemswapProcess *memswap_process_add(const char *chardev,
     MemswapProcess *process;
 
     note_usable();
-    if (claim == &retained && !check_limit(current_limit(), usable, errp)) {
-        return NULL;
-    }
-    if (claim && engine && !take_all(claim, engine, errp)) {
-        return NULL;
+    if (claim) {
+        /* first: nobody is to lower the limit while this looks and takes */
+        count_user(claim, 1);
+        if ((claim == &retained &&
+             !check_limit(current_limit(), usable, errp)) ||
+            (engine && !take_all(claim, engine, errp))) {
+            if (!count_user(claim, -1)) {
+                drop_all(claim);
+            }
+            return NULL;
+        }
     }
     process = g_new0(MemswapProcess, 1);
     process->chardev = g_strdup(chardev);
@@ -226,9 +237,6 @@ MemswapProcess *memswap_process_add(const char *chardev,
     process->attached = true;
     WITH_QEMU_LOCK_GUARD(&processes_lock) {
         QTAILQ_INSERT_TAIL(&processes, process, next);
-        if (claim) {
-            claim->users++;
-        }
     }
     if (engine && claim == &retained) {
         qapi_event_send_memswap_device_keeps_resident(chardev, usable);
