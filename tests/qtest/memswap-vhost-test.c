@@ -1,0 +1,162 @@
+/*
+ * memswap: a real device process, and a guest that does not keep to the rules
+ *
+ * The process is a qemu-storage-daemon with a vhost-user-blk export.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sys/prctl.h>
+#include "qemu/bswap.h"
+#include "qobject/qlist.h"
+#include "standard-headers/linux/virtio_blk.h"
+#include "memswap-driver.h"
+
+#define BASE (64 * MIB)
+#define BUFFER (64 * PAGE)
+
+typedef struct Daemon {
+    GPid pid;
+    char *directory;
+    char *socket;
+} Daemon;
+
+static void end_with_us(gpointer opaque)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
+static void daemon_start(Daemon *daemon)
+{
+    g_autofree char *build = g_path_get_dirname(getenv("QTEST_QEMU_BINARY"));
+    g_autofree char *program = g_build_filename(
+        build, "storage-daemon", "qemu-storage-daemon", NULL);
+    g_autofree char *export = NULL;
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
+    GError *error = NULL;
+
+    daemon->directory = g_dir_make_tmp("memswap-XXXXXX", NULL);
+    g_assert_nonnull(daemon->directory);
+    daemon->socket = g_build_filename(daemon->directory, "disk", NULL);
+    export = g_strdup_printf("type=vhost-user-blk,id=export,node-name=disk,"
+                             "writable=on,addr.type=unix,addr.path=%s",
+                             daemon->socket);
+    char *argv[] = {
+        program, (char *)"--blockdev",
+        (char *)"null-co,node-name=disk,size=16777216,read-zeroes=on",
+        (char *)"--export", export, NULL,
+    };
+
+    g_spawn_async(NULL, argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD, end_with_us,
+                  NULL, &daemon->pid, &error);
+    g_assert_no_error(error);
+    while (!g_file_test(daemon->socket, G_FILE_TEST_EXISTS)) {
+        g_assert_cmpint(waitpid(daemon->pid, NULL, WNOHANG), ==, 0);
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(10 * 1000);
+    }
+}
+
+static void daemon_end(Daemon *daemon)
+{
+    kill(daemon->pid, SIGKILL);
+    g_assert_cmpint(waitpid(daemon->pid, NULL, 0), ==, daemon->pid);
+    unlink(daemon->socket);
+    rmdir(daemon->directory);
+    g_free(daemon->socket);
+    g_free(daemon->directory);
+}
+
+/* What the process has pinned. */
+static uint64_t pinned_by_process(QTestState *qts)
+{
+    g_autoptr(QDict) info = query(qts);
+    const QListEntry *entry = qlist_first(qdict_get_qlist(info, "devices"));
+    QDict *device = qobject_to(QDict, qlist_entry_obj(entry));
+
+    g_assert_cmpstr(qdict_get_str(device, "kind"), ==, "pin-aware");
+    return qdict_get_int(device, "pinned");
+}
+
+/* The rings, and no request's buffer. */
+static void expect_little_pinned(QTestState *qts)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
+
+    while (pinned_by_process(qts) >= BUFFER) {
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(10 * 1000);
+    }
+}
+
+/*
+ * A request with a header and a buffer; with a status only if it is @good.
+ * Returns the head.
+ */
+static uint32_t add(Driver *driver, QVirtQueue *queue, uint64_t addr,
+                    bool good)
+{
+    struct virtio_blk_outhdr header = {
+        .type = cpu_to_le32(good ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT),
+    };
+    QTestState *qts = driver->qts;
+    uint32_t head;
+
+    qtest_bufwrite(qts, addr, &header, sizeof(header));
+    head = qvirtqueue_add(qts, queue, addr, sizeof(header), false, true);
+    qvirtqueue_add(qts, queue, addr + PAGE, BUFFER, good, good);
+    if (good) {
+        qvirtqueue_add(qts, queue, addr + PAGE + BUFFER, 1, true, false);
+    }
+    return head;
+}
+
+/*
+ * A request that the process drops, since there is nowhere to say what became
+ * of it, has nothing pinned from then on.
+ */
+static void dropped(void)
+{
+    g_autofree char *args = NULL;
+    Daemon daemon;
+    Driver driver;
+    QVirtQueue *queue;
+    QTestState *qts;
+
+    daemon_start(&daemon);
+    args = g_strdup_printf("-m 128M -chardev socket,id=disk,path=%s"
+                           " -device vhost-user-blk-pci,id=disk0,addr=4.0,"
+                           "chardev=disk,num-queues=1", daemon.socket);
+    driver_start(&driver, "limit=16M", args);
+    qts = driver.qts;
+    queue = driver_add_queue(&driver, 0);
+    qvirtio_set_driver_ok(driver.device);
+    fill(qts, BASE, 4 * MIB, CONTENT_RANDOM, 1);
+    driver_submit(&driver, queue, add(&driver, queue, BASE, true));
+    check(qts, BASE + PAGE, BUFFER, CONTENT_ZERO, 0);
+    expect_little_pinned(qts);
+
+    for (int i = 1; i < 4; i++) {
+        uint32_t head = add(&driver, queue, BASE + i * MIB, false);
+
+        qvirtqueue_kick(qts, driver.device, queue, head);
+    }
+    /* they were popped before this one */
+    driver_submit(&driver, queue, add(&driver, queue, BASE, true));
+    expect_little_pinned(qts);
+    reclaim(qts, 128 * MIB);
+    check(qts, BASE + PAGE, BUFFER, CONTENT_ZERO, 0);
+
+    qvirtio_reset(driver.device);
+    driver_remove_queue(&driver, queue);
+    driver_end(&driver);
+    daemon_end(&daemon);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    add_in_both_modes("memswap/vhost/dropped", dropped);
+    return g_test_run();
+}
