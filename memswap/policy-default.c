@@ -58,6 +58,12 @@ void memswap_policy_drop_default(MemswapEngine *engine)
     atomic_store(&engine->policies.default_wanted, false);
 }
 
+bool memswap_policy_is_taken(MemswapEngine *engine, const char *id)
+{
+    return atomic_load(&engine->policies.default_wanted) &&
+           g_str_equal(id, DEFAULT_ID);
+}
+
 bool memswap_policy_lacks_default(MemswapEngine *engine)
 {
     MemswapPolicies *policies = &engine->policies;

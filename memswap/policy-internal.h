@@ -197,6 +197,11 @@ void memswap_policy_retire_default(MemswapEngine *engine);
 void memswap_policy_drop_default(MemswapEngine *engine);
 /* With no reclaimer there, start it.  With admin_lock held. */
 void memswap_policy_restore_default(MemswapEngine *engine);
+/*
+ * Is it the default's id, and is that one to be there, even if it isn't just
+ * now?  With admin_lock held.
+ */
+bool memswap_policy_is_taken(MemswapEngine *engine, const char *id);
 /* It was given up: wait before it is started again. */
 void memswap_policy_rest_default(MemswapEngine *engine);
 /* Is it to be started, as far as can be seen without a lock? */

@@ -403,6 +403,10 @@ static int check_config(MemswapEngine *engine,
         return fail(error, -EEXIST, "there is a policy '%s' already",
                     config->id);
     }
+    if (memswap_policy_is_taken(engine, config->id)) {
+        return fail(error, -EEXIST, "the id '%s' is that of the default "
+                    "reclaimer, which may come back", config->id);
+    }
     return 0;
 }
 

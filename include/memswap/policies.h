@@ -72,11 +72,12 @@ typedef struct MemswapPolicyStatus {
  * SIGCHLD must expect a child that is not its own.  Takes seconds at most; no
  * fault waits meanwhile.
  *
- * Returns 0; -EEXIST for an id in use; -ENOENT without such a policy; -ENOEXEC
- * for a file that is none, or crashes; -EPROTONOSUPPORT for one of another
- * version; -EBUSY with a reclaimer there already; -ENOSPC for one too many;
- * -EINVAL for an option; -ETIMEDOUT for one that doesn't return; or what its
- * start() returned.
+ * Returns 0; -EEXIST for an id in use, or for "default" as long as
+ * MemswapConfig.reclaimer may come back; -ENOENT without such a policy;
+ * -ENOEXEC for a file that is none, or crashes, or is not as policy.h says;
+ * -EPROTONOSUPPORT for one of another version; -EBUSY with a reclaimer there
+ * already; -ENOSPC for one too many; -EINVAL for an option; -ETIMEDOUT for one
+ * that doesn't return; or what its start() returned.
  */
 int memswap_policy_add(MemswapEngine *engine,
                        const MemswapPolicyConfig *config, char **error);

@@ -8,6 +8,7 @@
  */
 
 #include <errno.h>
+#include <string.h>
 
 #include "policy-internal.h"
 #include "puppets.h"
@@ -238,6 +239,30 @@ static void test_default(void)
     harness_free(h);
 }
 
+/* Nobody else takes its id while it makes way. */
+static void test_default_id(void)
+{
+    Harness *h = harness_full();
+    MemswapPolicyConfig config = { .id = "default", .builtin = "linear" };
+    g_autofree char *error = NULL;
+
+    builtin_add(h, "p", "limit");
+    g_assert_cmpint(memswap_policy_add(h->engine, &config, &error), ==,
+                    -EEXIST);
+    g_assert_nonnull(strstr(error, "'default'"));
+    expect(h, "p:limit");
+    policy_remove(h, "p");
+    expect(h, "default:generation");
+    g_clear_pointer(&error, g_free);
+    g_assert_cmpint(memswap_policy_add(h->engine, &config, &error), ==,
+                    -EEXIST);
+    /* once it is not wanted, it is an id as any other */
+    policy_remove(h, "default");
+    builtin_add(h, "default", "linear");
+    expect(h, "default:linear");
+    harness_free(h);
+}
+
 static void check_refused(const char *name, int expected)
 {
     MemswapConfig config = {
@@ -335,6 +360,7 @@ int main(int argc, char **argv)
     g_test_add_func("/generation/quiet", test_quiet);
     g_test_add_func("/generation/behind", test_behind);
     g_test_add_func("/generation/default", test_default);
+    g_test_add_func("/generation/default-id", test_default_id);
     g_test_add_func("/generation/refused", test_refused);
     g_test_add_func("/generation/given-up", test_given_up);
     g_test_add_func("/generation/at-work", test_at_work);
