@@ -333,8 +333,9 @@ static int64_t op_trial(MemswapPolicyHost *host, uint32_t number,
     if (ret) {
         return ret;
     }
-    ret = look_ns < MEMSWAP_POLICY_NO_LOOK ? -EINVAL :
-          get_region(host, number, region, &block);
+    /* with the time now it is to be a time still */
+    ret = look_ns < MEMSWAP_POLICY_NO_LOOK || look_ns > INT64_MAX / 2 ?
+          -EINVAL : get_region(host, number, region, &block);
     if (ret) {
         return memswap_request_end(host, ret);
     }

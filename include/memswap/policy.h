@@ -293,9 +293,9 @@ typedef struct MemswapPolicyHostOps {
                         uint32_t priority, int64_t deadline);
     /*
      * Put a region on trial: unmap it, so that touches show.  look_ns later
-     * MEMSWAP_POLICY_TRIAL tells what was touched.  Returns the number of
-     * pages on trial; -EBUSY if somebody is at work on the region, or too
-     * many looks are ahead.
+     * MEMSWAP_POLICY_TRIAL tells what was touched; INT64_MAX / 2 is the most
+     * that may be.  Returns the number of pages on trial; -EBUSY if somebody is
+     * at work on the region, or too many looks are ahead.
      */
     int64_t (*trial)(MemswapPolicyHost *host, uint32_t block,
                      uint64_t region, int64_t look_ns);

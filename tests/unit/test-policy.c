@@ -5,6 +5,7 @@
  */
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "policy-internal.h"
@@ -229,6 +230,11 @@ static void test_trial(void)
     g_assert_cmpint(puppet_ask(h, "p", "trial", "0 1 0"), ==, 0);
     g_assert_cmpint(puppet_ask(h, "p", "trial", "0 9 0"), ==, -ERANGE);
     g_assert_cmpint(puppet_ask(h, "p", "trial", "0 0 -2"), ==, -EINVAL);
+    /* beyond the end of time */
+    g_assert_cmpint(puppet_ask(h, "p", "trial", "0 0 %" PRId64, INT64_MAX),
+                    ==, -EINVAL);
+    g_assert_cmpint(puppet_ask(h, "p", "trial", "0 0 %" PRId64,
+                               INT64_MAX / 2 + 1), ==, -EINVAL);
     g_assert_cmpint(puppet_ask(h, "p", "trial", "0 0 %d", 300000000), ==,
                     100);
     check_pages(h, 10, 7);
