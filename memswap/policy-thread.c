@@ -286,14 +286,20 @@ static bool serve_choose(MemswapPolicyHost *host, int64_t now, int64_t *next)
     return true;
 }
 
-/* Let events gather, so that they don't wake us one by one. */
-static void gather(MemswapPolicyHost *host)
+/*
+ * Let events gather, so that they don't wake us one by one.  For nothing else:
+ * who poked since @seen was, or will, is not to wait for it, nor what is due
+ * at @next.
+ */
+static void gather(MemswapPolicyHost *host, uint32_t seen, int64_t next)
 {
-    uint32_t seen = atomic_load(&host->wake);
+    int64_t timeout = (int64_t)host->ops->delay_us * 1000;
 
-    if (host->ops->delay_us && is_up(host)) {
-        memswap_futex_wait(&host->wake, seen,
-                           (int64_t)host->ops->delay_us * 1000);
+    if (next) {
+        timeout = MIN(timeout, next - memswap_policy_real_time());
+    }
+    if (timeout > 0 && is_up(host)) {
+        memswap_futex_wait(&host->wake, seen, timeout);
     }
 }
 
@@ -350,7 +356,7 @@ static void run(MemswapPolicyHost *host)
         }
         memswap_policy_leave(host);
         if (any && memswap_ring_empty(&host->ring)) {
-            gather(host);
+            gather(host, seen, next);
         }
         if (is_up(host)) {
             rest(host, seen, next);

@@ -20,16 +20,23 @@
 #ifndef EVENTS
 #define EVENTS (UINT64_MAX & ~MEMSWAP_POLICY_EVENT_BIT(PRESSURE))
 #endif
+#ifndef DELAY_US
+#define DELAY_US 0
+#endif
 
 /* Found by the test: what ends a hang, and what requests said after it. */
 _Atomic int puppet_release;
 _Atomic long puppet_after;
+/* How many hangs there were. */
+_Atomic int puppet_hangs;
 
 typedef struct Puppet {
     const MemswapPolicyHostOps *ops;
     MemswapPolicyHost *host;
     int hang;               /* in the next event */
     int spin;               /* the same, by asking for ever */
+    int hang_timer;         /* in the next timer */
+    int64_t wake_ms;        /* the next event sets a timer; -1: it doesn't */
     uint64_t n[MEMSWAP_POLICY_EVENT__MAX];
     MemswapPolicyEvent last, tried;
     int64_t too_early;      /* what offer() said when it started */
@@ -41,6 +48,7 @@ static void hang(Puppet *puppet)
 {
     MemswapPolicyHost *host = puppet->host;
 
+    atomic_fetch_add(&puppet_hangs, 1);
     while (!atomic_load(&puppet_release)) {
         usleep(1000);
     }
@@ -63,6 +71,14 @@ static void event(void *self, const MemswapPolicyEvent *event)
         /* what the reclaimer hears of at any time is not the next event */
         if (puppet->hang) {
             hang(puppet);
+        }
+        if (puppet->hang_timer && event->kind == MEMSWAP_POLICY_TIMER) {
+            hang(puppet);
+            puppet->hang_timer = 0;
+        }
+        if (puppet->wake_ms >= 0) {
+            puppet->ops->wake(puppet->host, puppet->wake_ms);
+            puppet->wake_ms = -1;
         }
         while (puppet->spin &&
                puppet->ops->now(puppet->host) != -ESHUTDOWN) {
@@ -241,6 +257,12 @@ static int set(void *self, const char *name, const char *value)
     } else if (!strcmp(name, "hang-next")) {
         puppet->hang = 1;
         ret = 0;
+    } else if (!strcmp(name, "hang-timer")) {
+        puppet->hang_timer = 1;
+        ret = 0;
+    } else if (!strcmp(name, "wake-in-event")) {
+        puppet->wake_ms = a;
+        ret = 0;
     } else if (!strcmp(name, "hang-now")) {
         hang(puppet);
         return 0;
@@ -268,6 +290,7 @@ static int start(const MemswapPolicyHostOps *ops, MemswapPolicyHost *host,
 
     puppet->ops = ops;
     puppet->host = host;
+    puppet->wake_ms = -1;
 #ifdef TOO_EARLY
     puppet->too_early = ops->offer(host, NULL, 0, 0);
 #endif
@@ -294,6 +317,7 @@ const MemswapPolicyOps *memswap_policy_entry(const MemswapPolicyHostOps *host)
         .event = event,
         .set = set,
         .stop = stop,
+        .delay_us = DELAY_US,
     };
 
     return &mine;
