@@ -62,6 +62,9 @@ static bool ops_fit(const MemswapPolicyOps *ops, Verdict *verdict)
                (ops->roles & ~ROLES)) {
         say(verdict, -ENOEXEC,
             "it lacks a name, a role, start() or event()");
+    } else if (ops->delay_us > MEMSWAP_POLICY_MAX_DELAY_US) {
+        say(verdict, -ENOEXEC, "it lets events gather for %u us, of %d at "
+            "most", ops->delay_us, MEMSWAP_POLICY_MAX_DELAY_US);
     } else {
         return true;
     }

@@ -362,6 +362,9 @@ typedef struct MemswapPolicyHostOps {
     int (*behind)(MemswapPolicyHost *host, uint32_t percent);
 } MemswapPolicyHostOps;
 
+/* One that would let events gather for longer is refused. */
+#define MEMSWAP_POLICY_MAX_DELAY_US 1000000
+
 /*
  * What a policy offers.  Each is called in the policy's thread; set and stop
  * may be NULL.
@@ -371,7 +374,8 @@ typedef struct MemswapPolicyOps {
     uint32_t version;       /* MEMSWAP_POLICY_VERSION it was built with */
     const char *name;
     uint32_t roles;         /* MEMSWAP_POLICY_RECLAIMER, ... */
-    uint32_t delay_us;      /* let events gather for so long; 0: don't */
+    /* let events gather for so long, MAX_DELAY_US at most; 0: don't */
+    uint32_t delay_us;
     /* MEMSWAP_POLICY_EVENT_BIT()s of those wanted, and WITH_CONTEXT */
     uint64_t events;
 

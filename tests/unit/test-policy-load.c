@@ -122,6 +122,7 @@ static void test_broken(void)
     check_refused(h, "no-entry", -ENOEXEC, "memswap_policy_entry");
     check_refused(h, "no-role", -ENOEXEC, "role");
     check_refused(h, "declines", -EPROTONOSUPPORT, "does not work");
+    check_refused(h, "slow", -ENOEXEC, "gather");
     check_refused(h, "refuses", -5, "start");
     check_refused(h, "crash-loading", -ENOEXEC, "crashes");
     check_refused(h, "crash-entry", -ENOEXEC, "crashes");

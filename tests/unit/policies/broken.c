@@ -70,6 +70,9 @@ const MemswapPolicyOps *memswap_policy_entry(const MemswapPolicyHostOps *host)
 #ifndef NO_ROLE
         .roles = MEMSWAP_POLICY_OBSERVER,
 #endif
+#ifdef SLOW
+        .delay_us = 1000001,
+#endif
         .start = start,
         .event = event,
     };
