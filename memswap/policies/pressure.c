@@ -137,7 +137,8 @@ static bool next_region(Pressure *mine, uint32_t n_blocks, Trial *trial)
 static void try_regions(Pressure *mine, uint32_t want, uint64_t resident)
 {
     MemswapPolicyInfo info = { .size = sizeof(info) };
-    uint32_t ends = 0;
+    /* pinned or in use, they may all refuse: not to go around for that */
+    uint32_t tries = 2 * TRIALS_MAX, ends = 0;
     Trial trial;
 
     if (want > resident / REGION_BYTES / 2) {
@@ -147,7 +148,7 @@ static void try_regions(Pressure *mine, uint32_t want, uint64_t resident)
     if (again(mine->ops->info(mine->host, &info))) {
         return;
     }
-    while (mine->n < want && ends < 2) {
+    while (mine->n < want && ends < 2 && tries--) {
         if (!next_region(mine, info.n_blocks, &trial)) {
             ends++;
         } else if (again(mine->ops->trial(mine->host, trial.block,

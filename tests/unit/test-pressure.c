@@ -185,6 +185,39 @@ static void test_changes(void)
     harness_free(h);
 }
 
+/*
+ * Nothing can be put on trial: that is found out by trying so many, not all of
+ * them.
+ */
+static void test_in_vain(void)
+{
+    uint64_t n = 2560;
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = n * MEMSWAP_REGION_SIZE, .fake_clock = true,
+    });
+    uint64_t before;
+
+    /* what they cost is not the matter here */
+    puppet_budget(h, 100000000);
+    for (uint64_t i = 0; i < n; i++) {
+        ram_fill(h, i * REGION_PAGES, 2 * i);
+        memswap_pin(h->engine, h->ram.host + i * MEMSWAP_REGION_SIZE, PAGE);
+    }
+    builtin_add(h, "p", "pressure");
+    set(h, "psi", "0");
+    set(h, "interval", "10");
+    before = puppet_status(h, "p").requests;
+    interval(h, 0);
+    g_assert_cmpuint(counter(h, "trials"), ==, 0);
+    g_assert_cmpuint(counter(h, "steps"), ==, 1);
+    /* three for each: its block, what is in it, and a trial */
+    g_assert_cmpuint(puppet_status(h, "p").requests - before, <, 3 * n);
+    for (uint64_t i = 0; i < n; i++) {
+        memswap_unpin(h->engine, h->ram.host + i * MEMSWAP_REGION_SIZE, PAGE);
+    }
+    harness_free(h);
+}
+
 static void test_options(void)
 {
     Harness *h = harness_small();
@@ -252,6 +285,7 @@ int main(int argc, char **argv)
     g_test_add_func("/pressure/warm", test_warm);
     g_test_add_func("/pressure/refaults", test_refaults);
     g_test_add_func("/pressure/changes", test_changes);
+    g_test_add_func("/pressure/in-vain", test_in_vain);
     g_test_add_func("/pressure/options", test_options);
     g_test_add_func("/pressure/room", test_room);
     return g_test_run();
