@@ -26,6 +26,8 @@
 #define NONSENSE_MAX 1000
 /* What one call takes out at most: it has to return soon. */
 #define RECLAIM_MAX (64 * 1024 * 1024)
+/* The same for one that looks for something to take. */
+#define RECLAIM_NS 1000000000LL
 /* Trials to be looked at later, at once. */
 #define LOOKS_MAX 4096
 #define ROUNDS_MAX 15
@@ -190,7 +192,7 @@ static bool kept_from(MemswapPolicyHost *host, MemswapRegion *region)
     return order && order < host->order && memswap_pass_by(region);
 }
 
-/* What a reclaim() has done, and may do. */
+/* What a reclaim(), or reclaim_bytes(), has done, and may do. */
 typedef struct Reclaim {
     MemswapPolicyHost *host;
     bool cold;
@@ -221,6 +223,14 @@ static MemswapRangeStep ask_reclaim(void *opaque, MemswapRegion *region)
     }
     return pay_trial(reclaim, region) ? MEMSWAP_RANGE_GO :
                                         MEMSWAP_RANGE_STOP;
+}
+
+/* There was no budget for as much as a trial. */
+static int64_t broke(MemswapPolicyHost *host)
+{
+    memswap_request_end(host, -EAGAIN);
+    g_usleep(TOO_MANY_US);
+    return -EAGAIN;
 }
 
 static int64_t reclaimed(MemswapPolicyHost *host, uint64_t gone)
@@ -262,20 +272,42 @@ static int64_t op_reclaim(MemswapPolicyHost *host,
             memswap_block_unref(block);
         }
     }
-    if (reclaim.broke && !reclaim.gone) {
-        memswap_request_end(host, -EAGAIN);
-        g_usleep(TOO_MANY_US);
-        return -EAGAIN;
+    return reclaim.broke && !reclaim.gone ? broke(host) :
+           reclaimed(host, reclaim.gone);
+}
+
+/*
+ * Asked before each step, which puts a region on trial as a rule.  Nobody else
+ * looks at the time meanwhile: to the watch this is a request, which is not the
+ * policy's to answer for, and who ends the policy waits for it.
+ */
+static bool go_on_reclaiming(void *opaque)
+{
+    Reclaim *reclaim = opaque;
+    MemswapPolicyHost *host = reclaim->host;
+    uint32_t phase = atomic_load(&host->phase);
+
+    if (phase == POLICY_STOPPING || phase == POLICY_GIVEN_UP ||
+        memswap_policy_real_time() - host->request_began >= RECLAIM_NS) {
+        return false;
     }
-    return reclaimed(host, reclaim.gone);
+    reclaim->broke = !take_tokens(host, TRIAL_TOKENS);
+    return !reclaim->broke;
 }
 
 static int64_t op_reclaim_bytes(MemswapPolicyHost *host, uint64_t bytes)
 {
+    Reclaim reclaim = { .host = host };
     int ret = memswap_request_begin(host, ASKS_RECLAIM, 1);
 
-    return ret ?: reclaimed(host, memswap_reclaim(host->engine,
-                                                  MIN(bytes, RECLAIM_MAX)));
+    if (ret) {
+        return ret;
+    }
+    reclaim.gone = memswap_reclaim_while(host->engine,
+                                         MIN(bytes, RECLAIM_MAX),
+                                         go_on_reclaiming, &reclaim);
+    return reclaim.broke && !reclaim.gone ? broke(host) :
+           reclaimed(host, reclaim.gone);
 }
 
 typedef struct Deadline {

@@ -478,14 +478,15 @@ bool memswap_reclaim_step(MemswapEngine *engine, uint64_t max,
     return reclaim_step(engine, max, flags, gone, &busy);
 }
 
-uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size)
+uint64_t memswap_reclaim_while(MemswapEngine *engine, uint64_t size,
+                               MemswapGoOn *go_on, void *opaque)
 {
     uint64_t steps = memswap_reclaim_round(engine) +
                      MAX(memswap_trial_window(engine, 0), TRIAL_WINDOW);
     unsigned int patience = BUSY_LOOKS;
     uint64_t got = 0;
 
-    while (got < size && steps) {
+    while (got < size && steps && (!go_on || go_on(opaque))) {
         uint64_t gone;
         bool busy;
 
@@ -505,6 +506,11 @@ uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size)
     }
     memswap_room_made(engine);
     return got;
+}
+
+uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size)
+{
+    return memswap_reclaim_while(engine, size, NULL, NULL);
 }
 
 void memswap_forget_trials(MemswapBlock *block)

@@ -747,6 +747,20 @@ int memswap_discard(MemswapEngine *engine, const void *host, uint64_t size);
  */
 uint64_t memswap_reclaim(MemswapEngine *engine, uint64_t size);
 
+/* Asked again and again in the course of a long work: false ends it. */
+typedef bool MemswapGoOn(void *opaque);
+
+/**
+ * memswap_reclaim_while: the same, for as long as somebody says so
+ * @go_on: asked before each step, which tries a region or a few, or waits
+ *         200 us for whoever has them; NULL: to the end
+ *
+ * Once around can be long, where all is warm: every region is unmapped then,
+ * and nothing gained.
+ */
+uint64_t memswap_reclaim_while(MemswapEngine *engine, uint64_t size,
+                               MemswapGoOn *go_on, void *opaque);
+
 /* A part of a block, which is known by its name; see MemswapBlockInfo. */
 typedef struct MemswapRange {
     const char *block;
@@ -756,9 +770,6 @@ typedef struct MemswapRange {
 
 /* Ranges that one call may name. */
 #define MEMSWAP_MAX_RANGES 1024
-
-/* Asked again and again in the course of a long work: false ends it. */
-typedef bool MemswapGoOn(void *opaque);
 
 /**
  * memswap_reclaim_ranges: take out what somebody names, now

@@ -277,7 +277,9 @@ typedef struct MemswapPolicyHostOps {
                        uint32_t flags);
     /*
      * Take out so many bytes of what is cold in regions on offer and, with
-     * none, in others in the order of addresses.
+     * none, in others in the order of addresses.  Each step on the way costs
+     * as much of the budget as trial().  Returns the bytes gone: what there
+     * was by then when the budget was used up, or a second over.
      */
     int64_t (*reclaim_bytes)(MemswapPolicyHost *host, uint64_t bytes);
     /*

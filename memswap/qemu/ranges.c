@@ -17,7 +17,7 @@
 
 /* All monitors wait for one command that isn't out of band. */
 #define WORK_NS (5 * NANOSECONDS_PER_SECOND)
-/* Between two looks at the clock. */
+/* Whoever waits for room is told of it after so much. */
 #define RECLAIM_SLICE (8 * MiB)
 
 static bool stopped;
@@ -53,8 +53,10 @@ static int reclaim_size(void *opaque)
     uint64_t got = 0;
 
     while (got < job->size && go_on(job)) {
-        uint64_t slice = memswap_reclaim(job->engine,
-                                         MIN(job->size - got, RECLAIM_SLICE));
+        uint64_t slice = memswap_reclaim_while(job->engine,
+                                               MIN(job->size - got,
+                                                   RECLAIM_SLICE),
+                                               go_on, job);
 
         if (!slice) {
             break;

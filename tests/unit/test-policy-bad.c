@@ -251,6 +251,100 @@ static void test_reclaim_price(void)
     harness_free(h);
 }
 
+#define WARM_REGIONS 24
+
+/* A page in each region, of which none leaves, however often it is tried. */
+static Harness *harness_warm(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = WARM_REGIONS * MEMSWAP_REGION_SIZE,
+    });
+
+    puppet_add(h, "p", "puppet");
+    for (uint64_t i = 0; i < WARM_REGIONS; i++) {
+        ram_fill(h, i * REGION_PAGES, 2 * i + 1);
+    }
+    puppet_settle(h, "p");
+    atomic_store(&h->store->put_error, -ENOSPC);
+    return h;
+}
+
+/* To take out so many bytes is to try regions, each of which has its price. */
+static void test_bytes_price(void)
+{
+    Harness *h = harness_warm();
+
+    /* 60 saved up: enough for one, and for the next in a sixth of a second */
+    puppet_budget(h, 300);
+    g_assert_cmpint(puppet_ask(h, "p", "reclaim-bytes", "%d", 1 << 20), ==,
+                    -EAGAIN);
+    g_assert_cmpuint(stats_of(h).trials, <, WARM_REGIONS);
+    atomic_store(&h->store->put_error, 0);
+    /* what was had by then is no failure: a page, when it has saved again */
+    g_usleep(300000);
+    g_assert_cmpint(puppet_ask(h, "p", "reclaim-bytes", "%d", 1 << 20), >,
+                    0);
+    harness_free(h);
+}
+
+typedef struct Zaps {
+    Harness *h;
+    MemswapPolicyHost *give_up;     /* at the first; NULL: nobody */
+    uint64_t sleep_us;              /* in each */
+    _Atomic unsigned int n;
+} Zaps;
+
+static int in_zap(void *opaque, InjectCall call, uint64_t where, size_t *size)
+{
+    Zaps *zaps = opaque;
+
+    if (call == INJECT_ZAP) {
+        atomic_fetch_add(&zaps->n, 1);
+        g_usleep(zaps->sleep_us);
+        if (zaps->give_up) {
+            memswap_policy_give_up(zaps->give_up, MEMSWAP_POLICY_HUNG);
+        }
+    }
+    return 0;
+}
+
+/* It has to return soon, whatever comes of it. */
+static void test_bytes_time(void)
+{
+    Harness *h = harness_warm();
+    Zaps zaps = { .h = h, .sleep_us = 150000 };
+    InjectHooks hooks = { .before = in_zap, .opaque = &zaps };
+
+    h->engine->policies.patience = 20000000000LL;
+    inject(&hooks);
+    g_assert_cmpint(puppet_ask(h, "p", "reclaim-bytes", "%d", 1 << 20), ==,
+                    0);
+    inject(NULL);
+    /* in a second; all regions in turn would be several times as many */
+    g_assert_cmpuint(atomic_load(&zaps.n), >=, 1);
+    g_assert_cmpuint(atomic_load(&zaps.n), <=, 8);
+    atomic_store(&h->store->put_error, 0);
+    harness_free(h);
+}
+
+/* Nor does it go on when nobody wants it any more. */
+static void test_bytes_given_up(void)
+{
+    Harness *h = harness_warm();
+    Zaps zaps = { .h = h, .give_up = puppet_host(h, "p") };
+    InjectHooks hooks = { .before = in_zap, .opaque = &zaps };
+
+    inject(&hooks);
+    g_assert_cmpint(memswap_policy_set(h->engine, "p", "reclaim-bytes",
+                                       "1000000", NULL), ==, -ETIMEDOUT);
+    wait_until(!atomic_load(&zaps.give_up->in_op));
+    inject(NULL);
+    g_assert_cmpuint(atomic_load(&zaps.n), ==, 1);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 1);
+    atomic_store(&h->store->put_error, 0);
+    harness_free(h);
+}
+
 /* --- blocks that go ---------------------------------------------------- */
 
 /* As if the block were removed, where the first region is at work. */
@@ -300,6 +394,9 @@ int main(int argc, char **argv)
     g_test_add_func("/policy-bad/spin", test_spin);
     g_test_add_func("/policy-bad/deaf-reclaimer", test_deaf_reclaimer);
     g_test_add_func("/policy-bad/reclaim-price", test_reclaim_price);
+    g_test_add_func("/policy-bad/bytes-price", test_bytes_price);
+    g_test_add_func("/policy-bad/bytes-time", test_bytes_time);
+    g_test_add_func("/policy-bad/bytes-given-up", test_bytes_given_up);
     g_test_add_func("/policy-bad/dead", test_dead);
     return g_test_run();
 }

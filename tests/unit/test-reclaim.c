@@ -222,6 +222,31 @@ static void test_bytes(void)
     harness_free(h);
 }
 
+/* Asked before each step, and obeyed. */
+static bool twice(void *opaque)
+{
+    unsigned int *asked = opaque;
+
+    return ++*asked <= 2;
+}
+
+static void test_while(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    unsigned int asked = 0;
+
+    write_pages(h, 0, 4 * REGION_PAGES);
+    g_assert_cmpuint(memswap_reclaim_while(h->engine, UINT64_MAX, twice,
+                                           &asked), ==, 4 * MIB);
+    g_assert_cmpuint(asked, ==, 3);
+    g_assert_cmpuint(memswap_reclaim_while(h->engine, UINT64_MAX, twice,
+                                           &asked), ==, 0);
+    g_assert_cmpuint(memswap_reclaim_while(h->engine, UINT64_MAX, NULL, NULL),
+                     ==, 4 * MIB);
+    check_pages(h, 0, 4 * REGION_PAGES);
+    harness_free(h);
+}
+
 /* What keeps the store busy in turn: many regions, once around. */
 static void test_all_regions(void)
 {
@@ -377,6 +402,7 @@ int main(int argc, char **argv)
     g_test_add_func("/reclaim/touched-stays", test_touched_stays);
     g_test_add_func("/reclaim/trial", test_trial);
     g_test_add_func("/reclaim/bytes", test_bytes);
+    g_test_add_func("/reclaim/while", test_while);
     g_test_add_func("/reclaim/all-regions", test_all_regions);
     g_test_add_func("/reclaim/blocks", test_blocks);
     g_test_add_func("/reclaim/rewritten", test_rewritten);
