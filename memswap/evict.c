@@ -325,6 +325,8 @@ static unsigned int run_settle(Run *run)
                             run->handle[i]);
     }
     memswap_count(run->engine->evictions, gone);
+    memswap_count(run->engine->evicted_bytes,
+                  (uint64_t)gone << block->page_shift);
     if (gone) {
         memswap_age_evicted(run->engine, memswap_page_region(block,
                                                              run->first));

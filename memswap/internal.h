@@ -429,6 +429,7 @@ struct MemswapEngine {
     _Atomic int64_t kept;           /* bytes of pages with a kept copy */
     _Atomic uint64_t faults[MEMSWAP_FAULT__MAX];
     _Atomic uint64_t evictions, refaults, n_trials, given_back, discards;
+    _Atomic uint64_t evicted_bytes; /* of evictions, which are of any size */
     _Atomic uint64_t n_store_full, overshoots, stalls, stall_ns, spurious;
     _Atomic uint64_t n_readahead, n_unchanged, n_no_hugepages;
     _Atomic uint64_t refault_ns;

@@ -129,7 +129,7 @@ struct MemswapPolicyHost {
     int64_t tokens, tokens_at;  /* budget of requests; see policy-request.c */
     int64_t request_began;
     unsigned int nonsense;
-    uint64_t keep_evictions;    /* when keep_bytes was 0 */
+    uint64_t keep_evicted;      /* evicted_bytes when keep_bytes was 0 */
     uint64_t keep_bytes;
     PolicyGovernor governor;
 

@@ -408,23 +408,45 @@ static int op_set_interval(MemswapPolicyHost *host, uint32_t number,
     return memswap_request_end(host, ret);
 }
 
-/* Pages that there is a budget to keep, of @n. */
-static uint64_t keep_budget(MemswapPolicyHost *host, MemswapBlock *block,
-                            uint64_t n)
+/* Take from the budget of what may be kept; false if there is not enough. */
+static bool pay_keep(MemswapPolicyHost *host, uint64_t bytes)
 {
     MemswapEngine *engine = host->engine;
     uint64_t limit = atomic_load(&engine->limit);
-    uint64_t evictions = atomic_load(&engine->evictions);
-    uint64_t left;
+    uint64_t evicted = atomic_load(&engine->evicted_bytes);
 
-    if ((evictions - host->keep_evictions) << block->page_shift >= limit) {
-        host->keep_evictions = evictions;
+    if (evicted - host->keep_evicted >= limit) {
+        host->keep_evicted = evicted;
         host->keep_bytes = 0;
     }
-    left = limit / KEEP_PART - MIN(host->keep_bytes, limit / KEEP_PART);
-    n = MIN(n, left >> block->page_shift);
-    host->keep_bytes += n << block->page_shift;
-    return n;
+    if (host->keep_bytes > limit / KEEP_PART ||
+        bytes > limit / KEEP_PART - host->keep_bytes) {
+        return false;
+    }
+    host->keep_bytes += bytes;
+    return true;
+}
+
+/*
+ * Keep a region, whatever page of it was named.  One that is kept as it would
+ * be costs nothing.  False if there is no budget for it.
+ */
+static bool keep_region(MemswapPolicyHost *host, MemswapBlock *block,
+                        uint64_t number)
+{
+    MemswapRegion *region = &block->regions[number];
+    uint64_t n = memswap_region_end(block, number) -
+                 memswap_region_first(block, number);
+
+    if (memswap_pass_keeper(region) == host->slot + 1 &&
+        memswap_passes(region) == ROUNDS_MAX) {
+        return true;
+    }
+    if (!pay_keep(host, n << block->page_shift)) {
+        return false;
+    }
+    memswap_pass_keep(region, host->slot + 1);
+    return true;
 }
 
 static int64_t op_keep(MemswapPolicyHost *host,
@@ -443,18 +465,20 @@ static int64_t op_keep(MemswapPolicyHost *host,
     for (uint32_t i = 0; i < n; i++) {
         MemswapBlock *block = range_block(host, &ranges[i]);
         uint64_t page = ranges[i].page;
-        uint64_t stop;
+        uint64_t stop = page + ranges[i].n;
 
         if (!block) {
             continue;
         }
-        stop = page + keep_budget(host, block, ranges[i].n);
-        kept += stop - page;
         while (page < stop && !atomic_load(&block->dead)) {
             uint64_t number = page / block->region_pages;
+            uint64_t next = MIN(stop, memswap_region_end(block, number));
 
-            memswap_pass_keep(&block->regions[number], host->slot + 1);
-            page = memswap_region_end(block, number);
+            if (!keep_region(host, block, number)) {
+                break;
+            }
+            kept += next - page;
+            page = next;
         }
         memswap_block_unref(block);
     }

@@ -311,7 +311,8 @@ typedef struct MemswapPolicyHostOps {
      * Pages not to be taken for a while: regions that hold them are passed by
      * for as long as can be.  Returns the number of pages; fewer than asked
      * for when the budget is used up, which is a quarter of the limit until as
-     * much as the limit was evicted.
+     * much as the limit was evicted.  A region costs all of its bytes, however
+     * few of its pages are named, and again once it was passed by.
      */
     int64_t (*keep)(MemswapPolicyHost *host,
                     const MemswapPolicyRange *ranges, uint32_t n);

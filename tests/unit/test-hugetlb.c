@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "hugepages.h"
+#include "puppets.h"
 
 /* The least that the limit may be, in hugepages, and some more. */
 #define LIMIT (MEMSWAP_MIN_LIMIT_HUGETLB / HUGE_SIZE)
@@ -570,6 +571,35 @@ static void test_free_hugepages(void)
                     free * HUGE_SIZE);
 }
 
+/* What may be kept again is counted in bytes, not in pages of any size. */
+static void test_keep(void)
+{
+    Harness *h = harness_hugetlb(PAGES);
+    Ram small = ram_new(2 * MIB, 0);
+
+    puppet_add(h, "p", "puppet-prefetcher");
+    ram_add(h, &small, "small");
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 0 %d", (int)PAGES), ==,
+                    PAGES / 4);
+    for (uint64_t i = 0; i < PAGES; i++) {
+        *(_Atomic uint64_t *)(small.host + i * PAGE) = 2 * i + 1;
+    }
+    evict_all(h);
+    g_assert_cmpuint(stats_of(h).evictions, ==, PAGES);
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 %d 1", (int)PAGES / 4),
+                    ==, 0);
+    /* half of the limit, twice */
+    for (unsigned int i = 0; i < 2; i++) {
+        write_huge(h, PAGES / 2);
+        evict_all(h);
+    }
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 %d 1", (int)PAGES / 4),
+                    ==, 1);
+    ram_remove(h, &small);
+    ram_free(&small);
+    harness_free(h);
+}
+
 static void test_skip(void)
 {
     g_test_skip("no free hugepages, and no right to have some made");
@@ -670,6 +700,7 @@ int main(int argc, char **argv)
     g_test_add_func("/hugetlb/retain", test_retain);
     g_test_add_func("/hugetlb/refused", test_refused);
     g_test_add_func("/hugetlb/expose", test_expose);
+    g_test_add_func("/hugetlb/keep", test_keep);
     g_test_add_func("/hugetlb/free", test_free_hugepages);
     return g_test_run();
 }

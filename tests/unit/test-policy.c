@@ -255,8 +255,10 @@ static void test_keep(void)
     puppet_add(h, "taker", "puppet");
     write_pages(h, 0, 2 * REGION_PAGES);
     g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 0 1024"), ==, 512);
-    g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 0 1"), ==, 0);
+    g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 512 1"), ==, 0);
     g_assert_cmpint(puppet_ask(h, "keeper", "reclaim", "0 0 1"), ==, -EPERM);
+    /* what is kept already costs nothing */
+    g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 0 512"), ==, 512);
     /* by the clock */
     g_assert_cmpuint(memswap_reclaim(h->engine, MIB), >=, MIB);
     g_assert_cmpint(puppet_ask(h, "taker", "region", "0 0"), ==, 512);
@@ -266,6 +268,31 @@ static void test_keep(void)
         puppet_ask(h, "taker", "reclaim", "0 0 512");
     }
     g_assert_cmpint(puppet_ask(h, "taker", "region", "0 0"), ==, 0);
+    harness_free(h);
+}
+
+/* A page of each region keeps them all, and costs as much. */
+static void test_keep_price(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 16 * MIB });
+
+    puppet_add(h, "p", "puppet-prefetcher");
+    write_pages(h, 0, 8 * REGION_PAGES);
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 0 1"), ==, 1);
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 511 2"), ==, 2);
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 1024 1"), ==, 0);
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 1000 100"), ==, 24);
+    /* one that was passed by costs as much again */
+    g_assert_true(memswap_pass_by(&h->ram.block->regions[1]));
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 512 1"), ==, 0);
+    /* until as much as the limit was evicted */
+    while (stats_of(h).evictions < 8 * REGION_PAGES - 1) {
+        g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
+    }
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 1024 1"), ==, 0);
+    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, PAGE);
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 1024 1024"), ==, 1024);
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 2048 1"), ==, 0);
     harness_free(h);
 }
 
@@ -581,6 +608,7 @@ int main(int argc, char **argv)
     g_test_add_func("/policy/reclaim", test_reclaim);
     g_test_add_func("/policy/trial", test_trial);
     g_test_add_func("/policy/keep", test_keep);
+    g_test_add_func("/policy/keep-price", test_keep_price);
     g_test_add_func("/policy/keep-heir", test_keep_heir);
     g_test_add_func("/policy/roles", test_roles);
     g_test_add_func("/policy/gather-poke", test_gather_poke);
