@@ -14,6 +14,8 @@
 
 #include "glue.h"
 
+struct vhost_dev;
+
 typedef struct MemswapProcess MemswapProcess;
 
 /*
