@@ -337,6 +337,22 @@ bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
     return !want && !memswap_hugetlb_wanted(engine);
 }
 
+bool memswap_reclaim_some(MemswapEngine *engine)
+{
+    uint64_t round = memswap_reclaim_round(engine) + 1;
+    uint64_t steps = 2 * round;
+    uint64_t gone = 0;
+
+    while (!gone && steps--) {
+        if (!memswap_reclaim_step(engine, STALLED_BYTES, steps < round ?
+                                  MEMSWAP_RECLAIM_URGENT : 0, &gone)) {
+            break;
+        }
+        maintain_direct(engine, gone > 0);
+    }
+    return gone;
+}
+
 void memswap_evictors_start(MemswapEngine *engine, unsigned int n)
 {
     sigset_t all, old;

@@ -398,7 +398,7 @@ struct MemswapEngine {
 
     GMutex stall_lock;
     GArray *stalled;                /* of MemswapStalled */
-    /* those in somebody's hands included, and threads that wait themselves */
+    /* those in somebody's hands included, threads that wait themselves, pins */
     _Atomic uint32_t n_stalled;
     _Atomic uint32_t n_held;        /* of these, threads that wait themselves */
     _Atomic uint32_t held_failed;   /* counts their attempts in vain */
@@ -848,6 +848,13 @@ void memswap_slow_run(MemswapEngine *engine, MemswapHelper *self);
 void memswap_forget_slow(MemswapBlock *block);
 
 /* stall.c: faults that wait for room */
+
+/*
+ * One more that waits for a page of the block, or one fewer, who is not in the
+ * queue: evictors make room for it.  The block may be dead.
+ */
+void memswap_count_stalled(MemswapEngine *engine, const MemswapBlock *block,
+                           int by);
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
                    bool force, bool other);
 /*
@@ -1178,6 +1185,11 @@ void memswap_evictors_behind(MemswapEngine *engine);
 bool memswap_short_of_room(MemswapEngine *engine);
 /* Reclaim in this thread until there is room for @size bytes, or no hope. */
 bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size);
+/*
+ * Take some out in this thread, whatever the limit says.  False if nothing can
+ * be.
+ */
+bool memswap_reclaim_some(MemswapEngine *engine);
 
 /*
  * policy.c: telling policies.  Never blocks, allocates nothing; with none

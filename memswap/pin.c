@@ -80,24 +80,46 @@ static bool unpin_overflow(MemswapEngine *engine, MemswapWord *word)
 /* What one memswap_pin() has waited for so far. */
 typedef struct PinWait {
     bool stalled;
+    bool counted;           /* in n_stalled: it waits now */
     int64_t since;
     unsigned int force;     /* MEMSWAP_FILL_FORCE once it waited enough */
+    unsigned int once;      /* the same, for the next attempt alone */
 } PinWait;
+
+/*
+ * Waiting does not end by passing the limit: it is the host that has no memory,
+ * of which we may have some.  Evictors, if there are any, see to that.
+ */
+static bool relieve_host(MemswapBlock *block)
+{
+    MemswapEngine *engine = block->engine;
+
+    if (engine->n_evictors) {
+        return false;
+    }
+    if (memswap_hugetlb_wanted(engine) && memswap_reclaim_direct(engine, 0)) {
+        return true;
+    }
+    return !block->alias && memswap_reclaim_some(engine);
+}
 
 /*
  * Make room in this thread, or decide to pass the limit, where somebody could
  * be waiting for us or has waited enough.  False: all there is to do is wait.
+ * @forced: the limit was no reason to fail.
  */
-static bool find_room(MemswapEngine *engine, size_t size, PinWait *wait,
+static bool find_room(MemswapBlock *block, PinWait *wait, bool forced,
                       int64_t now)
 {
-    if (wait->force) {
-        /* it is the host that has no memory, of which we may have some */
-        return !engine->n_evictors && memswap_hugetlb_wanted(engine) &&
-               memswap_reclaim_direct(engine, 0);
+    MemswapEngine *engine = block->engine;
+
+    if (forced) {
+        return relieve_host(block);
     }
     if (memswap_makes_own_room(engine) &&
-        memswap_reclaim_direct(engine, size)) {
+        memswap_reclaim_direct(engine, block->page_size)) {
+        /* who took it meanwhile has it from us: that is no reason to wait */
+        wait->once = MEMSWAP_FILL_FORCE;
         return true;
     }
     if (!engine->n_evictors || memswap_may_overshoot(engine, 0) ||
@@ -107,8 +129,9 @@ static bool find_room(MemswapEngine *engine, size_t size, PinWait *wait,
     return wait->force;
 }
 
-static void wait_for_room(MemswapEngine *engine, size_t size, PinWait *wait)
+static void wait_for_room(MemswapBlock *block, PinWait *wait, bool forced)
 {
+    MemswapEngine *engine = block->engine;
     int64_t before = memswap_now(engine);
 
     if (!wait->stalled) {
@@ -116,12 +139,26 @@ static void wait_for_room(MemswapEngine *engine, size_t size, PinWait *wait)
         wait->since = before;
         memswap_count(engine->stalls, 1);
     }
-    if (find_room(engine, size, wait, before)) {
+    if (find_room(block, wait, forced, before)) {
         return;
     }
-    memswap_evictors_kick(engine);
+    if (!wait->counted) {
+        /* once: they don't rest for long while n_stalled says that we wait */
+        wait->counted = true;
+        memswap_count_stalled(engine, block, 1);
+        memswap_evictors_kick(engine);
+    }
     g_usleep(PIN_SLICE_NS / 1000);
     memswap_count(engine->stall_ns, memswap_now(engine) - before);
+}
+
+/* Whatever comes next, it is not room that a pin in the block waits for. */
+static void wait_over(MemswapBlock *block, PinWait *wait)
+{
+    if (wait->counted) {
+        wait->counted = false;
+        memswap_count_stalled(block->engine, block, -1);
+    }
 }
 
 static void wait_for_owner(MemswapBlock *block, uint64_t page)
@@ -162,19 +199,20 @@ static inline Pinned pin_mapped(MemswapBlock *block, uint64_t page)
     return PINNED_NOT;
 }
 
-/* Pin a page, wherever it is.  *@how is set on success. */
-static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait,
-                    Pinned *how)
+/* As pin_page(), but for what it has to clear up. */
+static int pin_somehow(MemswapBlock *block, uint64_t page, PinWait *wait,
+                       Pinned *how)
 {
     while ((*how = pin_mapped(block, page)) == PINNED_NOT) {
         uint64_t word = memswap_word_load(&block->words[page]);
         /* a word that is nearly full of pins is not for memswap_fill() */
         bool pin = memswap_word_pins(word) < PINS_IN_WORD;
+        unsigned int force = wait->force | wait->once;
         MemswapFaultKind kind;
 
+        wait->once = 0;
         switch (memswap_fill(block, page,
-                             wait->force | (pin ? MEMSWAP_FILL_PIN : 0),
-                             &kind)) {
+                             force | (pin ? MEMSWAP_FILL_PIN : 0), &kind)) {
         case MEMSWAP_DONE:
             if (pin) {
                 memswap_touched(block, page, memswap_now(block->engine));
@@ -184,6 +222,7 @@ static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait,
             memswap_region_zap_wait(memswap_page_region(block, page));
             break;
         case MEMSWAP_BUSY:
+            wait_over(block, wait);
             wait_for_owner(block, page);
             break;
         case MEMSWAP_NO_ROOM:
@@ -191,7 +230,7 @@ static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait,
                 /* who removes it waits for us */
                 return -EFAULT;
             }
-            wait_for_room(block->engine, block->page_size, wait);
+            wait_for_room(block, wait, force);
             break;
         case MEMSWAP_LOST:
             return -EIO;
@@ -200,6 +239,16 @@ static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait,
         }
     }
     return 0;
+}
+
+/* Pin a page, wherever it is.  *@how is set on success. */
+static int pin_page(MemswapBlock *block, uint64_t page, PinWait *wait,
+                    Pinned *how)
+{
+    int ret = pin_somehow(block, page, wait, how);
+
+    wait_over(block, wait);
+    return ret;
 }
 
 bool memswap_pin_mapped(MemswapBlock *block, uint64_t page)

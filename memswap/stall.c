@@ -26,9 +26,8 @@
 /* How often it does so for one fault: others may take what it frees. */
 #define HELP_TIMES 4
 
-/* One more fault that waits, or one fewer.  The block may be dead. */
-static void count_stalled(MemswapEngine *engine, const MemswapBlock *block,
-                          int by)
+void memswap_count_stalled(MemswapEngine *engine, const MemswapBlock *block,
+                           int by)
 {
     if (block->region_pages == 1) {
         atomic_fetch_add(&engine->hugetlb.n_stalled, by);
@@ -132,7 +131,7 @@ void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
     g_array_append_val(engine->stalled, stalled);
     /* first: who sees it wait finds it counted */
     memswap_count(engine->stalls, 1);
-    count_stalled(engine, block, 1);
+    memswap_count_stalled(engine, block, 1);
     g_mutex_unlock(&engine->stall_lock);
 
     tell_begin(block, page);
@@ -183,7 +182,7 @@ static guint end_stalled(MemswapEngine *engine,
     over = resolved && !known->again;
     if (over) {
         g_array_remove_index(engine->stalled, i);
-        count_stalled(engine, block, -1);
+        memswap_count_stalled(engine, block, -1);
     } else {
         i += !resolved;
         known->in_hand = false;
@@ -259,7 +258,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
 
     memswap_count(engine->stalls, 1);
     tell_begin(block, page);
-    count_stalled(engine, block, 1);
+    memswap_count_stalled(engine, block, 1);
     atomic_fetch_add(&engine->n_held, 1);
     /* Once: they don't rest for long while n_stalled says that we wait. */
     memswap_evictors_kick(engine);
@@ -288,7 +287,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
                            engine->n_evictors ? -1 : STALL_SLICE_NS);
     }
     atomic_fetch_sub(&engine->n_held, 1);
-    count_stalled(engine, block, -1);
+    memswap_count_stalled(engine, block, -1);
     note_end(block, page, memswap_now(engine) - since);
     return outcome;
 }
@@ -346,7 +345,7 @@ void memswap_forget_stalled(MemswapBlock *block)
         /* who has it in hand finds out that the block goes */
         if (stalled->block == block && !stalled->in_hand) {
             g_array_remove_index(engine->stalled, i);
-            count_stalled(engine, block, -1);
+            memswap_count_stalled(engine, block, -1);
             memswap_block_unref(block);
         }
     }

@@ -585,7 +585,8 @@ int memswap_peek(MemswapEngine *engine, const void *host, void *buffer,
  *
  * For whoever hands guest memory to the kernel or to another process.  Waits
  * for fills and evictions under way, never for room when the calling thread
- * may not be held back.  Pins nest, and may overlap; each takes one
+ * may not be held back.  If the host has no memory for a page, it waits until
+ * there is some, whoever calls.  Pins nest, and may overlap; each takes one
  * memswap_unpin() of the same range.
  *
  * Returns 0; -EIO if a page is lost, -EFAULT if its block is being removed,

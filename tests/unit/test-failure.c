@@ -280,6 +280,114 @@ static void test_forced_fill_fails(void)
     harness_free(h);
 }
 
+/* --- a host without memory ---------------------------------------------- */
+
+/* No page can be put in place, until so many calls took some out. */
+typedef struct Poor {
+    unsigned int punches;
+    _Atomic unsigned int punched, failed;
+} Poor;
+
+static int fail_poor(void *opaque, InjectCall call, uint64_t where,
+                     size_t *size)
+{
+    Poor *poor = opaque;
+
+    if ((call != INJECT_COPY && call != INJECT_ZEROPAGE) ||
+        poor->punched >= poor->punches) {
+        return 0;
+    }
+    poor->failed++;
+    return -ENOMEM;
+}
+
+static void count_punches(void *opaque, InjectCall call, uint64_t where,
+                          size_t size, int error)
+{
+    Poor *poor = opaque;
+
+    poor->punched += call == INJECT_PUNCH && !error;
+}
+
+#define POOR_HOOKS(poor) { \
+    .before = fail_poor, .after = count_punches, .opaque = poor \
+}
+
+/* Who it is that pins, on such a host. */
+static const struct {
+    unsigned int evictors;
+    bool may_not_hold_back;
+} pinners[] = {
+    { 1, false }, { 1, true }, { 0, false }, { 0, true },
+};
+
+static Harness *harness_pinner(unsigned int i)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 4 * MIB, .limit = 4 * MIB,
+        .evictors = pinners[i].evictors,
+        .reserve_low = PAGE, .reserve_high = 2 * PAGE,
+    });
+
+    atomic_store(&h->may_not_hold_back, pinners[i].may_not_hold_back);
+    return h;
+}
+
+/* For a pin that has no memory pages are evicted, though the limit has room. */
+static void test_pin_evicts(void)
+{
+    for (unsigned int i = 0; i < G_N_ELEMENTS(pinners); i++) {
+        Harness *h = harness_pinner(i);
+        Poor poor = { .punches = 3 };
+        InjectHooks hooks = POOR_HOOKS(&poor);
+        MemswapStats stats;
+        Task *task;
+
+        write_pages(h, 0, 256);
+        inject(&hooks);
+        task = task_start(h, task_pin, 300);
+        g_assert_cmpint(task_join(task), ==, 0);
+        inject(NULL);
+        g_assert_cmpuint(poor.punched, >=, poor.punches);
+        g_assert_cmpint(ram_state(&h->ram, 300), ==, MEMSWAP_RESIDENT);
+        g_assert_cmpuint(ram_pins(&h->ram, 300), ==, 1);
+        memswap_unpin(h->engine, h->ram.host + 300 * PAGE, PAGE);
+        g_assert_cmpuint(atomic_load(&h->engine->n_stalled), ==, 0);
+        stats = stats_of(h);
+        g_assert_cmpuint(stats.stalls, ==, 1);
+        g_assert_cmpuint(stats.overshoots, ==, 0);
+        g_assert_cmpuint(stats.pinned, ==, 0);
+        check_pages(h, 0, 256);
+        harness_free(h);
+    }
+}
+
+/* With nothing to evict it waits, without haste, until the host has some. */
+static void test_pin_waits(void)
+{
+    for (unsigned int i = 0; i < G_N_ELEMENTS(pinners); i++) {
+        Harness *h = harness_pinner(i);
+        Poor poor = { .punches = UINT_MAX };
+        InjectHooks hooks = POOR_HOOKS(&poor);
+        Task *task;
+
+        inject(&hooks);
+        task = task_start(h, task_pin, 300);
+        wait_until(poor.failed >= 100);
+        /* not more often than twice a millisecond, about */
+        poor.failed = 0;
+        g_usleep(100000);
+        g_assert_cmpuint(poor.failed, <, 400);
+        task_check_waits(task);
+        inject(NULL);
+        g_assert_cmpint(task_join(task), ==, 0);
+        memswap_unpin(h->engine, h->ram.host + 300 * PAGE, PAGE);
+        g_assert_cmpuint(atomic_load(&h->engine->n_stalled), ==, 0);
+        g_assert_cmpuint(stats_of(h).overshoots, ==, 0);
+        harness_free(h);
+    }
+}
+
 /* A zap that fails leaves nothing on trial: what is mapped must not leave. */
 static void test_zap_fails(void)
 {
@@ -350,6 +458,8 @@ int main(int argc, char **argv)
     g_test_add_func("/failure/store", test_store);
     g_test_add_func("/failure/fill", test_fill_fails);
     g_test_add_func("/failure/fill/forced", test_forced_fill_fails);
+    g_test_add_func("/failure/pin/evicts", test_pin_evicts);
+    g_test_add_func("/failure/pin/waits", test_pin_waits);
     g_test_add_func("/failure/zap", test_zap_fails);
     g_test_add_func("/failure/register", test_register_fails);
     return g_test_run();
