@@ -26,6 +26,9 @@
 #define STALLED_BYTES (64 * 1024)
 #define STALLED_STEPS 64
 
+/* Room for how many, made in vain for one, is enough: others take it. */
+#define DIRECT_TIMES 16
+
 /* How often to look whether discards and refaults left the pool sparse. */
 #define TIDY_NS 1000000000
 
@@ -312,11 +315,14 @@ bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
 {
     uint64_t round = memswap_reclaim_round(engine) + 1;
     uint64_t steps = 2 * round;
+    uint64_t enough = memswap_excess(engine, size) + DIRECT_TIMES *
+                      (size ?: atomic_load(&engine->largest_page));
+    uint64_t taken = 0;
     uint64_t want;
 
     while (((want = memswap_excess(engine, size)) ||
             memswap_hugetlb_wanted(engine)) &&
-           steps--) {
+           taken < enough && steps--) {
         unsigned int flags = steps < round ? MEMSWAP_RECLAIM_URGENT : 0;
         uint64_t gone;
 
@@ -330,6 +336,7 @@ bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size)
         if (gone) {
             steps = 2 * round;
         }
+        taken += gone;
         maintain_direct(engine, gone > 0);
     }
     want = memswap_excess(engine, size);

@@ -1183,7 +1183,10 @@ void memswap_evictors_charged(MemswapEngine *engine, uint64_t charged);
 void memswap_evictors_behind(MemswapEngine *engine);
 /* Does somebody wait for room, or is about to? */
 bool memswap_short_of_room(MemswapEngine *engine);
-/* Reclaim in this thread until there is room for @size bytes, or no hope. */
+/*
+ * Reclaim in this thread until there is room for @size bytes, or no hope, or
+ * others have taken too much of what it made.  True: there is room now.
+ */
 bool memswap_reclaim_direct(MemswapEngine *engine, uint64_t size);
 /*
  * Take some out in this thread, whatever the limit says.  False if nothing can

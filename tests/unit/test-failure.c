@@ -388,6 +388,45 @@ static void test_pin_waits(void)
     }
 }
 
+/* Others are always faster: it is not for ever that somebody makes room. */
+static uint64_t stolen;
+
+static bool steal(MemswapStore *store)
+{
+    FakeStore *fake = (FakeStore *)store;
+    Harness *h = fake->opaque;
+
+    while (memswap_charge(h->engine, PAGE, false)) {
+        stolen += PAGE;
+    }
+    return false;
+}
+
+static void test_pin_robbed(void)
+{
+    Harness *h = harness_pinner(3);
+    MemswapStoreOps ops = *h->engine->store->ops;
+    const MemswapStoreOps *before = h->engine->store->ops;
+
+    write_pages(h, 0, 512);
+    stolen = 0;
+    ops.maintain = steal;
+    h->store->opaque = h;
+    h->store->store.ops = &ops;
+    while (memswap_charge(h->engine, PAGE, false)) {
+        stolen += PAGE;
+    }
+    g_assert_cmpint(task_pin(h, 600), ==, 0);
+    h->store->store.ops = before;
+    memswap_uncharge(h->engine, stolen);
+    g_assert_cmpuint(stats_of(h).evictions, >, 0);
+    g_assert_cmpuint(stats_of(h).evictions, <, 100);
+    g_assert_cmpuint(stats_of(h).overshoots, ==, 1);
+    memswap_unpin(h->engine, h->ram.host + 600 * PAGE, PAGE);
+    check_pages(h, 0, 512);
+    harness_free(h);
+}
+
 /* A zap that fails leaves nothing on trial: what is mapped must not leave. */
 static void test_zap_fails(void)
 {
@@ -460,6 +499,7 @@ int main(int argc, char **argv)
     g_test_add_func("/failure/fill/forced", test_forced_fill_fails);
     g_test_add_func("/failure/pin/evicts", test_pin_evicts);
     g_test_add_func("/failure/pin/waits", test_pin_waits);
+    g_test_add_func("/failure/pin/robbed", test_pin_robbed);
     g_test_add_func("/failure/zap", test_zap_fails);
     g_test_add_func("/failure/register", test_register_fails);
     return g_test_run();
