@@ -127,6 +127,13 @@ static void note_stuck(MemswapEngine *engine, bool room)
     }
 }
 
+/* Does somebody wait for what is no hugepage? */
+static bool ordinary_waits(MemswapEngine *engine)
+{
+    return atomic_load(&engine->n_stalled) >
+           atomic_load(&engine->hugetlb.n_stalled);
+}
+
 /*
  * There was nothing to take, and nobody waits in the queue: who lacks a
  * hugepage still says so again.
@@ -147,10 +154,13 @@ static bool make_room(MemswapEngine *engine, bool helper)
     /* one chance for those that failed before */
     uint32_t seen_failed = atomic_load(&engine->held_failed) - 1;
     uint64_t patience = memswap_reclaim_round(engine) + 1;
+    /* no hugepage can be taken out */
+    bool no_huge = false;
 
     while (!atomic_load(&engine->stop)) {
         uint64_t want = memswap_excess(engine, reserve_stop(engine, helper));
-        bool short_of_huge = !want && memswap_hugetlb_wanted(engine);
+        bool short_of_huge = !want && memswap_hugetlb_wanted(engine) &&
+                             !(no_huge && ordinary_waits(engine));
         bool waited_for = atomic_load(&engine->n_stalled) > 0;
         bool without_limit = false;
         unsigned int flags = 0;
@@ -178,8 +188,7 @@ static bool make_room(MemswapEngine *engine, bool helper)
             /* a reserve of nothing, or the host itself has no memory */
             want = STALLED_BYTES;
             if (atomic_load(&engine->hugetlb.n_stalled) &&
-                atomic_load(&engine->hugetlb.n_stalled) >=
-                atomic_load(&engine->n_stalled)) {
+                !ordinary_waits(engine)) {
                 /* what they wait for is no ordinary page */
                 flags = MEMSWAP_RECLAIM_HUGETLB;
             }
@@ -203,6 +212,11 @@ static bool make_room(MemswapEngine *engine, bool helper)
         }
         if (!memswap_reclaim_step(engine, MIN(want, STEP_BYTES), flags,
                                   &gone)) {
+            if (short_of_huge && ordinary_waits(engine)) {
+                /* for these something else may leave */
+                no_huge = true;
+                continue;
+            }
             return flags & MEMSWAP_RECLAIM_BEHIND ? true : give_up(engine);
         }
         if (without_limit) {
@@ -215,6 +229,11 @@ static bool make_room(MemswapEngine *engine, bool helper)
             engine->store->ops->maintain(engine->store);
         } else if (++fruitless > (waited_for ? 2 * patience : patience) ||
                    (!waited_for && atomic_load(&engine->store_full))) {
+            if (short_of_huge && !no_huge && ordinary_waits(engine)) {
+                no_huge = true;
+                fruitless = 0;
+                continue;
+            }
             return give_up(engine);
         }
     }

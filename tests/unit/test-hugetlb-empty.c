@@ -438,6 +438,99 @@ static void test_both(void)
     both(1);
 }
 
+/* Both sizes; @free hugepages, an evictor, and nothing it has to do yet. */
+static Harness *harness_both(unsigned int free, uint64_t limit, Ram *small,
+                             Ram *huge)
+{
+    Harness *h;
+
+    take_all_but(free);
+    h = harness_new(&(HarnessOptions) {
+        .limit = limit, .evictors = 1, .reserve_low = PAGE,
+        .reserve_high = 2 * PAGE, .fake_clock = true,
+    });
+    *small = ram_new(8 * MIB, 0);
+    *huge = ram_new_hugetlb(PAGES * HUGE_SIZE, 0);
+    ram_add(h, small, "small");
+    ram_add(h, huge, "huge");
+    return h;
+}
+
+static void harness_both_free(Harness *h, Ram *small, Ram *huge)
+{
+    harness_check(h);
+    ram_remove(h, huge);
+    ram_free(huge);
+    h->ram = *small;
+    harness_short_free(h);
+}
+
+/* The host has no memory for small pages either, until some is taken out. */
+typedef struct Poor {
+    Ram *small;
+    _Atomic bool punched;
+} Poor;
+
+static int fail_poor(void *opaque, InjectCall call, uint64_t where,
+                     size_t *size)
+{
+    Poor *poor = opaque;
+
+    return (call == INJECT_COPY || call == INJECT_ZEROPAGE) &&
+           where - (uintptr_t)poor->small->host < poor->small->size &&
+           !poor->punched ? -ENOMEM : 0;
+}
+
+static void note_punch(void *opaque, InjectCall call, uint64_t where,
+                       size_t size, int error)
+{
+    Poor *poor = opaque;
+
+    if (call == INJECT_PUNCH && !error) {
+        poor->punched = true;
+    }
+}
+
+/* A lack of hugepages that can't be ended is none of the others' business. */
+static void test_both_short(void)
+{
+    Ram small, huge;
+    Harness *h = harness_both(2, 48 * MIB, &small, &huge);
+    Poor poor = { .small = &small };
+    InjectHooks hooks = {
+        .before = fail_poor, .after = note_punch, .opaque = &poor,
+    };
+    Task *task, *other;
+
+    h->ram = small;
+    write_pages(h, 0, 256);
+    h->ram = huge;
+    huge_fill(h, 0, 1);
+    huge_fill(h, 1, 3);
+    harness_settle(h);
+    g_assert_cmpint(memswap_pin(h->engine, huge_host(h, 0), 2 * HUGE_SIZE),
+                    ==, 0);
+    task = task_start(h, task_read, 2 * HUGE_PARTS);
+    wait_until(atomic_load(&h->engine->hugetlb.n_stalled) == 1);
+    task_check_waits(task);
+
+    inject(&hooks);
+    h->ram = small;
+    other = task_start(h, task_write, 300);
+    g_assert_cmpint(task_join(other), ==, 601);
+    inject(NULL);
+    g_assert_true(poor.punched);
+    g_assert_false(task_done(task));
+    check_pages(h, 0, 256);
+
+    h->ram = huge;
+    memswap_unpin(h->engine, huge_host(h, 0), 2 * HUGE_SIZE);
+    g_assert_cmpint(task_join(task), ==, 0);
+    huge_check(h, 0, 1);
+    huge_check(h, 1, 3);
+    harness_both_free(h, &small, &huge);
+}
+
 static void test_skip(void)
 {
     g_test_skip("no free hugepages, and no right to have some made");
@@ -466,5 +559,6 @@ int main(int argc, char **argv)
     g_test_add_func("/hugetlb-empty/remove-beside-fault",
                     test_remove_beside_fault);
     g_test_add_func("/hugetlb-empty/both-sizes", test_both);
+    g_test_add_func("/hugetlb-empty/both-sizes/short", test_both_short);
     return g_test_run();
 }
