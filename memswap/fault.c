@@ -253,7 +253,7 @@ static bool fill_lost(Fill *fill, MemswapState state, int error)
     }
     /* the host's memory is, or its swap */
     if (state == MEMSWAP_RESIDENT) {
-        if (!memswap_shared_take(block, fill->page)) {
+        if (!memswap_shared_take_unowned(block, fill->page)) {
             /* a process has pinned it, which is as good as a pin */
             return false;
         }

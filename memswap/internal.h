@@ -162,6 +162,7 @@ struct MemswapBlock {
     /* what device processes have pinned; see shared-pins.c */
     _Atomic uint32_t n_tables;
     _Atomic(MemswapTable *) tables[MEMSWAP_MAX_TABLES];
+    _Atomic uint32_t table_users;   /* who looks without owning a region */
     _Atomic int64_t pages[MEMSWAP_PLACE__MAX];
     _Atomic uint64_t regions_touched;
 };
@@ -547,6 +548,8 @@ uint64_t memswap_retained(MemswapEngine *engine);
  * it: then it must stay.  Else none does, until the page is in again.
  */
 bool memswap_shared_take(MemswapBlock *block, uint64_t page);
+/* The same for who doesn't own the page's region: a fault.  It costs more. */
+bool memswap_shared_take_unowned(MemswapBlock *block, uint64_t page);
 /* Does one use a page of the region?  Its owner asks. */
 bool memswap_shared_uses(MemswapBlock *block, uint64_t number);
 /* Bytes that they use, as of not long ago. */

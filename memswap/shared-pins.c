@@ -21,6 +21,8 @@
  * Tables come at any time: a new one is all zero, without IN.  Who takes pages
  * out owns their region while it looks at the tables, so a table that goes is
  * out of use once it was taken from the block and each region was owned once.
+ * A fault that finds that the host lost a page owns none, and is counted in
+ * MemswapBlock.table_users instead.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -89,6 +91,17 @@ bool memswap_shared_take(MemswapBlock *block, uint64_t page)
         }
     }
     return true;
+}
+
+bool memswap_shared_take_unowned(MemswapBlock *block, uint64_t page)
+{
+    bool taken;
+
+    /* before it finds a table: who has taken that away sees it counted */
+    atomic_fetch_add(&block->table_users, 1);
+    taken = memswap_shared_take(block, page);
+    atomic_fetch_sub(&block->table_users, 1);
+    return taken;
 }
 
 /* How many of these pages the process uses. */
@@ -217,6 +230,9 @@ static void table_unpublish(MemswapTable *table)
             memswap_region_own(region);
             memswap_region_disown(region);
         }
+    }
+    while (atomic_load(&block->table_users)) {
+        g_usleep(50);
     }
     memswap_block_unref(block);
 }

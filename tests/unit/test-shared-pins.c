@@ -7,11 +7,15 @@
  */
 
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "device.h"
 #include "huge-ram.h"
 #include "meeting.h"
 #include "memswap/client.h"
+#include "uffd.h"
 
 static void pin(Device *device, uint64_t page, uint64_t n)
 {
@@ -246,6 +250,77 @@ static int no_continue(void *opaque, InjectCall call, uint64_t where,
                        size_t *size)
 {
     return call == INJECT_CONTINUE ? -EHWPOISON : 0;
+}
+
+/* Where this process has a table's words mapped; there is only one table. */
+static void *table_words(void)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    unsigned long start = 0;
+    char line[512];
+
+    while (!start && fgets(line, sizeof(line), maps)) {
+        if (strstr(line, "memswap-pins")) {
+            g_assert_cmpint(sscanf(line, "%lx", &start), ==, 1);
+        }
+    }
+    fclose(maps);
+    g_assert_cmpuint(start, !=, 0);
+    return (void *)start;
+}
+
+static int64_t task_fill(Harness *h, uint64_t page)
+{
+    MemswapFaultKind kind;
+
+    return memswap_fill(h->ram.block, page, 0, &kind);
+}
+
+static int64_t task_free_client(Harness *h, uint64_t client)
+{
+    memswap_client_free(GSIZE_TO_POINTER(client));
+    return 0;
+}
+
+/*
+ * A fault that looks into a table for a page that the host lost owns no region:
+ * the table stays as long as that lasts.  It is stopped there by a userfaultfd
+ * of the test's, since the table's page is a hole.
+ */
+static void test_host_lost_at_end(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 8 * MIB });
+    MemswapClient *client = memswap_client_new(h->engine);
+    InjectHooks hooks = { .before = no_continue };
+    MemswapShared shared;
+    Task *fill, *end;
+    void *words;
+    bool hugetlb;
+    int uffd;
+
+    g_assert_cmpint(memswap_client_share(client, h->ram.host, &shared), ==,
+                    0);
+    words = table_words();
+    write_pages(h, 0, 10);
+    memswap_trial_range(h->ram.block, 0, 10);
+    uffd = memswap_uffd_open(-1, true, false, &hugetlb);
+    g_assert_cmpint(uffd, >=, 0);
+    g_assert_cmpint(memswap_uffd_register(uffd, words, PAGE), ==, 0);
+    inject(&hooks);
+    fill = task_start(h, task_fill, 5);
+    task_check_waits(fill);
+    inject(NULL);
+
+    end = task_start(h, task_free_client, GPOINTER_TO_SIZE(client));
+    task_check_waits(end);
+    g_assert_cmpint(memswap_uffd_zero(uffd, words, PAGE, NULL), ==, 0);
+    g_assert_cmpint(task_join(fill), ==, MEMSWAP_LOST);
+    g_assert_cmpint(task_join(end), ==, 0);
+    close(uffd);
+    memswap_forget_lost(h->engine);
+    ram_check(h, 5, 0);
+    ram_check(h, 3, 7);
+    harness_free(h);
 }
 
 /* A page that the host lost while it was in: the process has to ask. */
@@ -509,6 +584,7 @@ int main(int argc, char **argv)
     g_test_add_func("/shared-pins/killed", test_killed);
     g_test_add_func("/shared-pins/lost", test_lost);
     g_test_add_func("/shared-pins/host-lost", test_host_lost);
+    g_test_add_func("/shared-pins/host-lost/at-end", test_host_lost_at_end);
     g_test_add_func("/shared-pins/pin-at-read", test_pin_at_read);
     g_test_add_func("/shared-pins/pin-at-punch", test_pin_at_punch);
     g_test_add_func("/shared-pins/pin-at-zap", test_pin_at_zap);
