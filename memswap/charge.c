@@ -9,6 +9,10 @@
  * held against a ceiling instead, which follows the charge down to the limit
  * and leaves them half of what eviction frees.
  *
+ * A hugepage needs much room at once, which small pages could take away bit by
+ * bit for ever.  While a fault on one has waited for long (stall.c), room for
+ * one is left free: smaller fills wait, too, unless they are forced.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
@@ -28,15 +32,19 @@ static void note_peak(MemswapEngine *engine, uint64_t charged)
 bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
 {
     uint64_t charged = atomic_load(&engine->charged);
+    uint64_t left = size < MEMSWAP_REGION_SIZE &&
+                    atomic_load(&engine->n_starved) ? MEMSWAP_REGION_SIZE : 0;
     bool over;
 
     do {
         /* the ceiling may be a step behind a limit that was just raised */
-        over = charged + size > MAX(atomic_load(&engine->ceiling),
-                                    atomic_load(&engine->limit));
-        if (over && !force) {
+        uint64_t most = MAX(atomic_load(&engine->ceiling),
+                            atomic_load(&engine->limit));
+
+        if (charged + size + left > most && !force) {
             return false;
         }
+        over = charged + size > most;
     } while (!atomic_compare_exchange_weak(&engine->charged, &charged,
                                            charged + size));
     charged += size;

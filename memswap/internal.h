@@ -185,6 +185,7 @@ typedef struct MemswapStalled {
     bool other;                 /* another process waits */
     bool in_hand;               /* somebody tries to resolve it */
     bool again;                 /* and it was reported meanwhile */
+    bool starved;               /* counted in n_starved */
 } MemswapStalled;
 
 /* Bits for who uses which of a set of buffers. */
@@ -356,6 +357,7 @@ struct MemswapEngine {
     _Atomic uint64_t charged;
     _Atomic uint64_t ceiling;       /* at least the limit, see charge.c */
     _Atomic uint64_t peak_charged;
+    _Atomic uint32_t n_starved;     /* see charge.c */
 
     /* Reclaim. */
     GMutex reclaim_lock;
@@ -613,7 +615,10 @@ bool memswap_page_cached(MemswapBlock *block, uint64_t page);
 
 /* charge.c: the limit */
 
-/* Count @size bytes in; with @force, even past the limit. */
+/*
+ * Count @size bytes in; with @force, even past the limit.  False: there is no
+ * room, or none that may be taken.
+ */
 bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force);
 void memswap_uncharge(MemswapEngine *engine, uint64_t size);
 /* Is there so much room that nothing has to be evicted for a while? */

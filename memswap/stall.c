@@ -23,6 +23,8 @@
  * turn, with a lock that whoever makes room wants.
  */
 #define OTHER_PATIENCE_NS 50000000
+/* For how long a hugepage waits until smaller pages leave it room. */
+#define HUGE_PATIENCE_NS 50000000
 /* How often it does so for one fault: others may take what it frees. */
 #define HELP_TIMES 4
 
@@ -90,6 +92,39 @@ static void note_end(MemswapBlock *block, uint64_t page, uint64_t waited)
     if (memswap_policy_wants(engine, MEMSWAP_POLICY_EVENT_BIT(STALL_END))) {
         memswap_policy_emit_stall(block, page, waited);
     }
+}
+
+/* One more chance; the threads that wait themselves take it. */
+static void next_chance(MemswapEngine *engine)
+{
+    atomic_fetch_add(&engine->room_seq, 1);
+    if (atomic_load(&engine->n_held)) {
+        memswap_futex_wake(&engine->room_seq);
+    }
+}
+
+/*
+ * A fault that waited so long finds no room still: is it because others take
+ * it, in smaller parts?  With @force it is the host that has no hugepage.
+ */
+static bool starves(const MemswapBlock *block, bool force, int64_t waited)
+{
+    return !force && block->region_pages == 1 && waited > HUGE_PATIENCE_NS &&
+           memswap_excess(block->engine, block->page_size);
+}
+
+/*
+ * Is a fault starved now?  *@known says whether it was.  True if some room is
+ * anybody's again: then the next chance is due, without a lock.
+ */
+static bool note_starved(MemswapEngine *engine, bool *known, bool starved)
+{
+    if (*known == starved) {
+        return false;
+    }
+    *known = starved;
+    atomic_fetch_add(&engine->n_starved, starved ? 1 : -1);
+    return !starved;
 }
 
 /* The fault on @page that waits, or NULL; called with stall_lock. */
@@ -173,13 +208,15 @@ static guint end_stalled(MemswapEngine *engine,
     MemswapBlock *block = stalled->block;
     MemswapStalled *known;
     int64_t waited = memswap_now(engine) - stalled->since;
-    bool over;
+    bool starved = !resolved && starves(block, stalled->force, waited);
+    bool chance, over;
     guint i;
 
     g_mutex_lock(&engine->stall_lock);
     known = find_stalled(engine, block, stalled->page);
     i = known - &g_array_index(engine->stalled, MemswapStalled, 0);
     over = resolved && !known->again;
+    chance = note_starved(engine, &known->starved, starved);
     if (over) {
         g_array_remove_index(engine->stalled, i);
         memswap_count_stalled(engine, block, -1);
@@ -189,6 +226,9 @@ static guint end_stalled(MemswapEngine *engine,
         known->again = false;
     }
     g_mutex_unlock(&engine->stall_lock);
+    if (chance) {
+        next_chance(engine);
+    }
     if (over) {
         note_end(block, stalled->page, waited);
         memswap_block_unref(block);
@@ -214,15 +254,6 @@ static bool serve(MemswapEngine *engine, const MemswapStalled *stalled)
         memswap_remotes_wake(stalled->block, stalled->page);
     }
     return true;
-}
-
-/* One more chance; the threads that wait themselves take it. */
-static void next_chance(MemswapEngine *engine)
-{
-    atomic_fetch_add(&engine->room_seq, 1);
-    if (atomic_load(&engine->n_held)) {
-        memswap_futex_wake(&engine->room_seq);
-    }
 }
 
 /*
@@ -255,6 +286,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
     int64_t since = memswap_now(engine);
     MemswapOutcome outcome;
     unsigned int helped = 0;
+    bool starved = false;
 
     memswap_count(engine->stalls, 1);
     tell_begin(block, page);
@@ -278,6 +310,10 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
         if (outcome != MEMSWAP_NO_ROOM) {
             break;
         }
+        if (note_starved(engine, &starved,
+                         starves(block, force, memswap_now(engine) - since))) {
+            next_chance(engine);
+        }
         if (engine->n_evictors && helped++ < HELP_TIMES &&
             help(engine, block)) {
             continue;
@@ -287,6 +323,9 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
                            engine->n_evictors ? -1 : STALL_SLICE_NS);
     }
     atomic_fetch_sub(&engine->n_held, 1);
+    if (note_starved(engine, &starved, false)) {
+        memswap_room_made(engine);
+    }
     memswap_count_stalled(engine, block, -1);
     note_end(block, page, memswap_now(engine) - since);
     return outcome;
@@ -344,6 +383,7 @@ void memswap_forget_stalled(MemswapBlock *block)
 
         /* who has it in hand finds out that the block goes */
         if (stalled->block == block && !stalled->in_hand) {
+            note_starved(engine, &stalled->starved, false);
             g_array_remove_index(engine->stalled, i);
             memswap_count_stalled(engine, block, -1);
             memswap_block_unref(block);

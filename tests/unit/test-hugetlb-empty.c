@@ -465,6 +465,19 @@ static void harness_both_free(Harness *h, Ram *small, Ram *huge)
     harness_short_free(h);
 }
 
+/* In either of them; the harness's RAM may be the other meanwhile. */
+static int64_t task_write_at(Harness *h, uint64_t address)
+{
+    atomic_store((_Atomic uint64_t *)address, 77);
+    return 0;
+}
+
+static Task *start_write(Harness *h, const Ram *ram, uint64_t page)
+{
+    return task_start(h, task_write_at,
+                      (uintptr_t)(ram->host + page * PAGE));
+}
+
 /* The host has no memory for small pages either, until some is taken out. */
 typedef struct Poor {
     Ram *small;
@@ -510,17 +523,17 @@ static void test_both_short(void)
     harness_settle(h);
     g_assert_cmpint(memswap_pin(h->engine, huge_host(h, 0), 2 * HUGE_SIZE),
                     ==, 0);
-    task = task_start(h, task_read, 2 * HUGE_PARTS);
+    task = start_write(h, &huge, 2 * HUGE_PARTS);
     wait_until(atomic_load(&h->engine->hugetlb.n_stalled) == 1);
     task_check_waits(task);
 
     inject(&hooks);
-    h->ram = small;
-    other = task_start(h, task_write, 300);
-    g_assert_cmpint(task_join(other), ==, 601);
+    other = start_write(h, &small, 300);
+    g_assert_cmpint(task_join(other), ==, 0);
     inject(NULL);
     g_assert_true(poor.punched);
     g_assert_false(task_done(task));
+    h->ram = small;
     check_pages(h, 0, 256);
 
     h->ram = huge;
@@ -528,6 +541,63 @@ static void test_both_short(void)
     g_assert_cmpint(task_join(task), ==, 0);
     huge_check(h, 0, 1);
     huge_check(h, 1, 3);
+    harness_both_free(h, &small, &huge);
+}
+
+/*
+ * Small pages don't take the room of a hugepage for ever.  The clock stands
+ * still, and nothing can be stored: what room there is comes from discards.
+ */
+static void test_both_starved(void)
+{
+    const uint64_t small_pages = 4 * MIB / PAGE;
+    Ram small, huge;
+    Harness *h = harness_both(PAGES, 36 * MIB, &small, &huge);
+    Task *task, *other;
+
+    atomic_store(&h->store->put_error, -ENOSPC);
+    h->ram = small;
+    write_pages(h, 0, small_pages);
+    h->ram = huge;
+    for (uint64_t page = 0; page < 16; page++) {
+        huge_fill(h, page, number_of(page));
+    }
+    harness_settle(h);
+    g_assert_cmpuint(atomic_load(&h->engine->charged), ==, 36 * MIB);
+    task = start_write(h, &huge, 16 * HUGE_PARTS);
+    wait_until(atomic_load(&h->engine->n_stalled) == 1);
+
+    /* until it has waited for long, they do */
+    h->ram = small;
+    g_assert_cmpint(task_discard(h, 0), ==, 0);
+    g_assert_cmpint(task_write(h, small_pages), >, 0);
+    g_assert_false(task_done(task));
+    harness_tick(h, 60000000);
+    g_assert_cmpint(task_discard(h, 1), ==, 0);
+    wait_until(atomic_load(&h->engine->n_starved) == 1);
+    other = start_write(h, &small, small_pages + 1);
+    wait_until(atomic_load(&h->engine->n_stalled) == 2);
+    task_check_waits(other);
+    g_assert_cmpint(memswap_discard(h->engine, small.host + 2 * PAGE,
+                                    510 * PAGE), ==, 0);
+    task_check_waits(other);
+    g_assert_false(task_done(task));
+    g_assert_cmpint(task_discard(h, 512), ==, 0);
+    task_join(task);
+    /* now it is the other's turn again */
+    wait_until(!atomic_load(&h->engine->n_starved));
+    g_assert_false(task_done(other));
+    g_assert_cmpint(task_discard(h, 513), ==, 0);
+    task_join(other);
+    g_assert_cmpuint(stats_of(h).overshoots, ==, 0);
+
+    atomic_store(&h->store->put_error, 0);
+    check_pages(h, 514, small_pages + 1 - 514);
+    h->ram = huge;
+    for (uint64_t page = 0; page < 16; page++) {
+        huge_check(h, page, number_of(page));
+    }
+    wait_until(atomic_load(&h->engine->charged) <= 36 * MIB - PAGE);
     harness_both_free(h, &small, &huge);
 }
 
@@ -560,5 +630,6 @@ int main(int argc, char **argv)
                     test_remove_beside_fault);
     g_test_add_func("/hugetlb-empty/both-sizes", test_both);
     g_test_add_func("/hugetlb-empty/both-sizes/short", test_both_short);
+    g_test_add_func("/hugetlb-empty/both-sizes/starved", test_both_starved);
     return g_test_run();
 }
