@@ -28,10 +28,9 @@
  * The number of its slot is in the words of pages that it watches, and with
  * regions that it wants kept, also when it is gone.  So slots are given in
  * turn: with few policies, what is left of that is long gone when one is used
- * again.  The more stay, the sooner that is; with all other slots in use it is
- * right away.  Then the heir is told of hits and waste that are another's, and
- * what that one wanted kept is kept for it: wrong for a while, and no worse.
- * Precedence has numbers of its own.
+ * again.  With all others in use an heir is told of another's hits and waste,
+ * for a while, and has what that wanted kept.  Precedence has numbers of its
+ * own.
  *
  * Locks: admin_lock serializes those who add, remove and set, for seconds; lock
  * is a leaf, taken for moments, by the list and the watch too.
