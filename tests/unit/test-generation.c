@@ -307,7 +307,8 @@ static void test_given_up(void)
     expect(h, "");
     g_assert_cmpuint(memswap_reclaim(h->engine, MIB), ==, MIB);
     wait_until(has_policies(h, "default:generation"));
-    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == 2);
+    /* more if it had no processor within that time, and was given up again */
+    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) >= 2);
     check_pages(h, 0, N_REGIONS * REGION_PAGES);
     harness_free(h);
 }
