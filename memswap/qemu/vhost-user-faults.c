@@ -108,8 +108,8 @@ int memswap_do_vhost_user_move_rings(struct vhost_dev *dev)
             .log_guest_addr = vq->used_phys,
         };
 
-        if (vq->desc_phys) {
-            /* it is running */
+        if (vq->desc_phys && vq->desc) {
+            /* it is running: neither stopped, nor did its start fail */
             ret = dev->vhost_ops->vhost_set_vring_addr(dev, &addr);
         }
     }
