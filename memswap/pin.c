@@ -116,8 +116,10 @@ static bool find_room(MemswapBlock *block, PinWait *wait, bool forced,
     if (forced) {
         return relieve_host(block);
     }
+    /* a lack of hugepages that goes on is nothing to an ordinary page */
     if (memswap_makes_own_room(engine) &&
-        memswap_reclaim_direct(engine, block->page_size)) {
+        (memswap_reclaim_direct(engine, block->page_size) ||
+         (!block->alias && !memswap_excess(engine, block->page_size)))) {
         /* who took it meanwhile has it from us: that is no reason to wait */
         wait->once = MEMSWAP_FILL_FORCE;
         return true;
