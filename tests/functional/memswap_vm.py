@@ -394,6 +394,18 @@ class MemswapTest(unittest.TestCase):
         self._vms.append(vm)
         return vm
 
+    def guest_total(self, vm):
+        """The memory that the guest's kernel has, in bytes."""
+        said = vm.agent.run('grep MemTotal /proc/meminfo')
+        return int(said.split()[1]) * 1024
+
+    def wait_total(self, vm, condition, what):
+        """Waits until the guest's kernel has seen a change."""
+        deadline = time.monotonic() + 60
+        while not condition(self.guest_total(vm)):
+            self.assertLess(time.monotonic(), deadline, what)
+            time.sleep(0.1)
+
     def rounds(self, count=1, stress=1):
         """Numbers of rounds; under stress, until time and so many are over."""
         end = time.monotonic() + STRESS_SECONDS

@@ -13,18 +13,6 @@ from memswap_vm import MIB, MemswapTest
 class Hotplug(MemswapTest):
     """Hotplugged memory is managed, unplugged memory is forgotten."""
 
-    def guest_total(self, vm):
-        """The memory that the guest's kernel has, in bytes."""
-        said = vm.agent.run('grep MemTotal /proc/meminfo')
-        return int(said.split()[1]) * 1024
-
-    def wait_total(self, vm, condition, what):
-        """Waits until the guest's kernel has seen a change."""
-        deadline = time.monotonic() + 60
-        while not condition(self.guest_total(vm)):
-            self.assertLess(time.monotonic(), deadline, what)
-            time.sleep(0.1)
-
     def test_pc_dimm(self):
         """A DIMM comes under the limit, holds data, and leaves."""
         vm = self.vm(memory=256 * MIB, maxmem=1024 * MIB,

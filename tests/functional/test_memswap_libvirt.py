@@ -278,18 +278,6 @@ class Libvirt(MemswapTest):
         """A domain with 256 MiB; it isn't started yet."""
         return self.vm(kind=Domain, memory=256 * MIB, **options)
 
-    def guest_total(self, vm):
-        """The memory that the guest's kernel has, in bytes."""
-        said = vm.agent.run('grep MemTotal /proc/meminfo')
-        return int(said.split()[1]) * 1024
-
-    def wait_total(self, vm, condition, what):
-        """Waits until the guest's kernel has seen a change."""
-        deadline = time.monotonic() + 60
-        while not condition(self.guest_total(vm)):
-            self.assertLess(time.monotonic(), deadline, what)
-            time.sleep(0.1)
-
     def change_limit(self, vm):
         """The limit goes down; the guest has what it wrote."""
         self.churn(vm, '-m 112 fill random:2000', checked=2000)
