@@ -292,23 +292,25 @@ static void test_refused(void)
 static void test_given_up(void)
 {
     Harness *h = harness_full();
+    _Atomic int64_t *patience = &h->engine->policies.patience;
+    int64_t usual = atomic_load(patience);
     MemswapPolicyHost *host;
 
     puppet_add(h, "p", "puppet");
-    /* only now: it has to be loaded within that, too */
-    atomic_store(&h->engine->policies.patience, 50000000);
     host = atomic_load(&h->engine->policies.reclaimer);
     memswap_policy_give_up(host, MEMSWAP_POLICY_NONSENSE);
     wait_until(has_policies(h, "default:generation"));
     host = atomic_load(&h->engine->policies.reclaimer);
+    /* only for the rest: to run it may have to wait longer for a processor */
+    atomic_store(patience, 50000000);
     memswap_policy_give_up(host, MEMSWAP_POLICY_HUNG);
+    atomic_store(patience, usual);
     /* not at once, lest it go on and on */
     g_assert_false(atomic_load(&h->engine->offers.open));
     expect(h, "");
     g_assert_cmpuint(memswap_reclaim(h->engine, MIB), ==, MIB);
     wait_until(has_policies(h, "default:generation"));
-    /* more if it had no processor within that time, and was given up again */
-    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) >= 2);
+    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == 2);
     check_pages(h, 0, N_REGIONS * REGION_PAGES);
     harness_free(h);
 }
