@@ -175,7 +175,7 @@ static void stopped(bool together)
 
     qvirtio_reset(driver.device);
     expect_nothing_pinned(qts);
-    reclaim_all(qts, 128 * MIB);
+    g_assert_cmpuint(reclaim_all(qts, 128 * MIB), >=, 2 * PAGE);
     driver_remove_queue(&driver, queue);
     driver_end(&driver);
 }

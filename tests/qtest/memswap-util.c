@@ -257,17 +257,18 @@ uint64_t reclaim(QTestState *qts, uint64_t size)
     return qdict_get_int(result, "reclaimed");
 }
 
-void reclaim_all(QTestState *qts, uint64_t ram)
+uint64_t reclaim_all(QTestState *qts, uint64_t ram)
 {
     int64_t until = g_get_monotonic_time() + PATIENCE_US;
+    uint64_t got = reclaim(qts, ram);
 
-    reclaim(qts, ram);
     while (number(qts, "memory", "resident")) {
         g_test_message("not yet all");
         g_assert_cmpint(g_get_monotonic_time(), <, until);
         g_usleep(10 * 1000);
-        reclaim(qts, ram);
+        got += reclaim(qts, ram);
     }
+    return got;
 }
 
 void expect_within_limit(QTestState *qts)

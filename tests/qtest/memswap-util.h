@@ -80,9 +80,9 @@ uint64_t reclaim(QTestState *qts, uint64_t size);
 
 /*
  * Take out all of so much RAM.  What a fault's handler still has in hand when
- * the access is over leaves at a second look.
+ * the access is over leaves at a second look.  Returns what was got in all.
  */
-void reclaim_all(QTestState *qts, uint64_t ram);
+uint64_t reclaim_all(QTestState *qts, uint64_t ram);
 
 /*
  * Wait until resident memory is within the limit: the thread that serves
