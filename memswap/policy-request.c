@@ -225,16 +225,17 @@ static MemswapRangeStep ask_reclaim(void *opaque, MemswapRegion *region)
                                         MEMSWAP_RANGE_STOP;
 }
 
-/* There was no budget for as much as a trial. */
-static int64_t broke(MemswapPolicyHost *host)
+/* The end of the request: what it has got. */
+static int64_t reclaimed(const Reclaim *reclaim)
 {
-    memswap_request_end(host, -EAGAIN);
-    g_usleep(TOO_MANY_US);
-    return -EAGAIN;
-}
+    MemswapPolicyHost *host = reclaim->host;
+    uint64_t gone = reclaim->gone;
 
-static int64_t reclaimed(MemswapPolicyHost *host, uint64_t gone)
-{
+    if (reclaim->broke && !gone) {
+        memswap_request_end(host, -EAGAIN);
+        g_usleep(TOO_MANY_US);
+        return -EAGAIN;
+    }
     memswap_count(host->n_reclaimed, gone);
     memswap_range_reclaimed(host->engine, gone);
     return memswap_request_end(host, gone);
@@ -272,8 +273,7 @@ static int64_t op_reclaim(MemswapPolicyHost *host,
             memswap_block_unref(block);
         }
     }
-    return reclaim.broke && !reclaim.gone ? broke(host) :
-           reclaimed(host, reclaim.gone);
+    return reclaimed(&reclaim);
 }
 
 /*
@@ -306,8 +306,7 @@ static int64_t op_reclaim_bytes(MemswapPolicyHost *host, uint64_t bytes)
     reclaim.gone = memswap_reclaim_while(host->engine,
                                          MIN(bytes, RECLAIM_MAX),
                                          go_on_reclaiming, &reclaim);
-    return reclaim.broke && !reclaim.gone ? broke(host) :
-           reclaimed(host, reclaim.gone);
+    return reclaimed(&reclaim);
 }
 
 typedef struct Deadline {
