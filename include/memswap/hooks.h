@@ -21,7 +21,6 @@ struct vhost_memory_region;
 
 extern bool memswap_on;
 
-
 static inline bool memswap_is_on(void)
 {
     return unlikely(qatomic_read(&memswap_on));

@@ -211,6 +211,14 @@ static unsigned int count_user(Claim *claim, int by)
     return claim->users;
 }
 
+/* One fewer: with the last, what was taken for them is let go. */
+static void leave(Claim *claim)
+{
+    if (!count_user(claim, -1) && memswap_engine()) {
+        drop_all(claim);
+    }
+}
+
 MemswapProcess *memswap_process_add(const char *chardev,
                                     MemswapDeviceKind kind, Error **errp)
 {
@@ -225,9 +233,7 @@ MemswapProcess *memswap_process_add(const char *chardev,
         if ((claim == &retained &&
              !check_limit(current_limit(), usable, errp)) ||
             (engine && !take_all(claim, engine, errp))) {
-            if (!count_user(claim, -1)) {
-                drop_all(claim);
-            }
+            leave(claim);
             return NULL;
         }
     }
@@ -272,14 +278,11 @@ void memswap_process_gone(MemswapProcess *process)
 
     WITH_QEMU_LOCK_GUARD(&processes_lock) {
         QTAILQ_REMOVE(&processes, process, next);
-        if (claim) {
-            claim->users--;
-        }
+    }
+    if (claim) {
+        leave(claim);
     }
     if (memswap_engine()) {
-        if (claim && !claim->users) {
-            drop_all(claim);
-        }
         qapi_event_send_memswap_device_gone(process->chardev);
     }
     g_free(process->chardev);
