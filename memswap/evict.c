@@ -300,6 +300,16 @@ static void run_tell(Run *run)
     }
 }
 
+void memswap_evicted(MemswapBlock *block, uint64_t first, uint64_t n)
+{
+    MemswapEngine *engine = block->engine;
+
+    memswap_count(engine->evictions, n);
+    memswap_count(engine->evicted_bytes, n << block->page_shift);
+    memswap_age_evicted(engine, memswap_page_region(block, first));
+    memswap_trace(engine, MEMSWAP_TRACE_EVICT, block, first, n);
+}
+
 /* Tell the words.  Returns the number of pages gone. */
 static unsigned int run_settle(Run *run)
 {
@@ -324,15 +334,9 @@ static unsigned int run_settle(Run *run)
                             stored ? MEMSWAP_STORED : MEMSWAP_ZERO, 0,
                             run->handle[i]);
     }
-    memswap_count(run->engine->evictions, gone);
-    memswap_count(run->engine->evicted_bytes,
-                  (uint64_t)gone << block->page_shift);
     if (gone) {
-        memswap_age_evicted(run->engine, memswap_page_region(block,
-                                                             run->first));
+        memswap_evicted(block, run->first, gone);
         memswap_uncharge(run->engine, (uint64_t)gone << block->page_shift);
-        memswap_trace(run->engine, MEMSWAP_TRACE_EVICT, block, run->first,
-                      gone);
     }
     return gone;
 }

@@ -421,12 +421,7 @@ static uint64_t leave_now(Leave *leave, uint64_t number, bool evict)
     gone = settle(leave, &back);
     memswap_count(leave->engine->splits, back > 0);
     if (evict && gone) {
-        memswap_count(leave->engine->evictions, gone);
-        memswap_count(leave->engine->evicted_bytes,
-                      gone << block->page_shift);
-        memswap_age_evicted(leave->engine, region);
-        memswap_trace(leave->engine, MEMSWAP_TRACE_EVICT, block,
-                      leave->first, gone);
+        memswap_evicted(block, leave->first, gone);
     }
     return gone << block->page_shift;
 }

@@ -970,6 +970,8 @@ void memswap_range_reclaimed(MemswapEngine *engine, uint64_t gone);
 
 /* evict.c */
 
+/* So many pages of the region of @first were taken out: count, and tell. */
+void memswap_evicted(MemswapBlock *block, uint64_t first, uint64_t n);
 /*
  * Take out the pages on trial in a part of a region without a large folio.
  * As memswap_evict_region() else.
