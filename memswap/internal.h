@@ -401,7 +401,7 @@ struct MemswapEngine {
 
     GMutex stall_lock;
     GArray *stalled;                /* of MemswapStalled */
-    /* those in somebody's hands included, threads that wait themselves, pins */
+    /* those in somebody's hands included, and threads that wait themselves */
     _Atomic uint32_t n_stalled;
     _Atomic uint32_t n_held;        /* of these, threads that wait themselves */
     _Atomic uint32_t held_failed;   /* counts their attempts in vain */
@@ -858,11 +858,17 @@ void memswap_forget_slow(MemswapBlock *block);
 /* stall.c: faults that wait for room */
 
 /*
- * One more that waits for a page of the block, or one fewer, who is not in the
- * queue: evictors make room for it.  The block may be dead.
+ * The calling thread waits itself for room for a page of the block, which may
+ * be dead, from memswap_hold() to memswap_hold_over(): evictors make some, and
+ * know that it looks for itself whether there is enough.
  */
-void memswap_count_stalled(MemswapEngine *engine, const MemswapBlock *block,
-                           int by);
+void memswap_hold(MemswapBlock *block);
+void memswap_hold_over(MemswapBlock *block);
+/*
+ * Meanwhile, after an attempt in vain: sleep until there is another chance, for
+ * @timeout ns at most, -1: for ever.  @seen is room_seq before the attempt.
+ */
+void memswap_hold_on(MemswapEngine *engine, uint32_t seen, int64_t timeout);
 void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
                    bool force, bool other);
 /*

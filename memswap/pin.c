@@ -80,7 +80,7 @@ static bool unpin_overflow(MemswapEngine *engine, MemswapWord *word)
 /* What one memswap_pin() has waited for so far. */
 typedef struct PinWait {
     bool stalled;
-    bool counted;           /* in n_stalled: it waits now */
+    bool held;              /* it waits now */
     int64_t since;
     unsigned int force;     /* MEMSWAP_FILL_FORCE once it waited enough */
     unsigned int once;      /* the same, for the next attempt alone */
@@ -131,7 +131,9 @@ static bool find_room(MemswapBlock *block, PinWait *wait, bool forced,
     return wait->force;
 }
 
-static void wait_for_room(MemswapBlock *block, PinWait *wait, bool forced)
+/* @seen: room_seq, as it was before the attempt that found no room. */
+static void wait_for_room(MemswapBlock *block, PinWait *wait, bool forced,
+                          uint32_t seen)
 {
     MemswapEngine *engine = block->engine;
     int64_t before = memswap_now(engine);
@@ -144,22 +146,20 @@ static void wait_for_room(MemswapBlock *block, PinWait *wait, bool forced)
     if (find_room(block, wait, forced, before)) {
         return;
     }
-    if (!wait->counted) {
-        /* once: they don't rest for long while n_stalled says that we wait */
-        wait->counted = true;
-        memswap_count_stalled(engine, block, 1);
-        memswap_evictors_kick(engine);
+    if (!wait->held) {
+        wait->held = true;
+        memswap_hold(block);
     }
-    g_usleep(PIN_SLICE_NS / 1000);
+    memswap_hold_on(engine, seen, PIN_SLICE_NS);
     memswap_count(engine->stall_ns, memswap_now(engine) - before);
 }
 
 /* Whatever comes next, it is not room that a pin in the block waits for. */
 static void wait_over(MemswapBlock *block, PinWait *wait)
 {
-    if (wait->counted) {
-        wait->counted = false;
-        memswap_count_stalled(block->engine, block, -1);
+    if (wait->held) {
+        wait->held = false;
+        memswap_hold_over(block);
     }
 }
 
@@ -210,6 +210,7 @@ static int pin_somehow(MemswapBlock *block, uint64_t page, PinWait *wait,
         /* a word that is nearly full of pins is not for memswap_fill() */
         bool pin = memswap_word_pins(word) < PINS_IN_WORD;
         unsigned int force = wait->force | wait->once;
+        uint32_t seen = atomic_load(&block->engine->room_seq);
         MemswapFaultKind kind;
 
         wait->once = 0;
@@ -232,7 +233,7 @@ static int pin_somehow(MemswapBlock *block, uint64_t page, PinWait *wait,
                 /* who removes it waits for us */
                 return -EFAULT;
             }
-            wait_for_room(block, wait, force);
+            wait_for_room(block, wait, force, seen);
             break;
         case MEMSWAP_LOST:
             return -EIO;

@@ -28,8 +28,9 @@
 /* How often it does so for one fault: others may take what it frees. */
 #define HELP_TIMES 4
 
-void memswap_count_stalled(MemswapEngine *engine, const MemswapBlock *block,
-                           int by)
+/* One more that waits for a page of the block, or one fewer. */
+static void count_stalled(MemswapEngine *engine, const MemswapBlock *block,
+                          int by)
 {
     if (block->region_pages == 1) {
         atomic_fetch_add(&engine->hugetlb.n_stalled, by);
@@ -70,6 +71,29 @@ bool memswap_makes_own_room(MemswapEngine *engine)
            (!memswap_limit_is_soft(engine) &&
             !atomic_load(&engine->store_full) &&
             memswap_may_overshoot(engine, 0));
+}
+
+void memswap_hold(MemswapBlock *block)
+{
+    MemswapEngine *engine = block->engine;
+
+    count_stalled(engine, block, 1);
+    atomic_fetch_add(&engine->n_held, 1);
+    /* Once: they don't rest for long while n_stalled says that we wait. */
+    memswap_evictors_kick(engine);
+}
+
+void memswap_hold_over(MemswapBlock *block)
+{
+    /* in that order: those held are never more than those that wait */
+    atomic_fetch_sub(&block->engine->n_held, 1);
+    count_stalled(block->engine, block, -1);
+}
+
+void memswap_hold_on(MemswapEngine *engine, uint32_t seen, int64_t timeout)
+{
+    atomic_fetch_add(&engine->held_failed, 1);
+    memswap_futex_wait(&engine->room_seq, seen, timeout);
 }
 
 /* What it waits for, policies may see to. */
@@ -166,7 +190,7 @@ void memswap_stall(MemswapBlock *block, uint64_t page, int64_t since,
     g_array_append_val(engine->stalled, stalled);
     /* first: who sees it wait finds it counted */
     memswap_count(engine->stalls, 1);
-    memswap_count_stalled(engine, block, 1);
+    count_stalled(engine, block, 1);
     g_mutex_unlock(&engine->stall_lock);
 
     tell_begin(block, page);
@@ -219,7 +243,7 @@ static guint end_stalled(MemswapEngine *engine,
     chance = note_starved(engine, &known->starved, starved);
     if (over) {
         g_array_remove_index(engine->stalled, i);
-        memswap_count_stalled(engine, block, -1);
+        count_stalled(engine, block, -1);
     } else {
         i += !resolved;
         known->in_hand = false;
@@ -290,10 +314,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
 
     memswap_count(engine->stalls, 1);
     tell_begin(block, page);
-    memswap_count_stalled(engine, block, 1);
-    atomic_fetch_add(&engine->n_held, 1);
-    /* Once: they don't rest for long while n_stalled says that we wait. */
-    memswap_evictors_kick(engine);
+    memswap_hold(block);
     while (true) {
         uint32_t seen = atomic_load(&engine->room_seq);
 
@@ -318,15 +339,13 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
             help(engine, block)) {
             continue;
         }
-        atomic_fetch_add(&engine->held_failed, 1);
-        memswap_futex_wait(&engine->room_seq, seen,
-                           engine->n_evictors ? -1 : STALL_SLICE_NS);
+        memswap_hold_on(engine, seen,
+                        engine->n_evictors ? -1 : STALL_SLICE_NS);
     }
-    atomic_fetch_sub(&engine->n_held, 1);
+    memswap_hold_over(block);
     if (note_starved(engine, &starved, false)) {
         memswap_room_made(engine);
     }
-    memswap_count_stalled(engine, block, -1);
     note_end(block, page, memswap_now(engine) - since);
     return outcome;
 }
@@ -385,7 +404,7 @@ void memswap_forget_stalled(MemswapBlock *block)
         if (stalled->block == block && !stalled->in_hand) {
             note_starved(engine, &stalled->starved, false);
             g_array_remove_index(engine->stalled, i);
-            memswap_count_stalled(engine, block, -1);
+            count_stalled(engine, block, -1);
             memswap_block_unref(block);
         }
     }
