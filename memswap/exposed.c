@@ -323,17 +323,18 @@ static int exposure_open(MemswapExposure *exposure)
     return ret;
 }
 
-static bool region_pinned(MemswapBlock *block, uint64_t number)
+/* Does somebody hold on to the region, for longer than we want to wait? */
+static bool region_stays(MemswapBlock *block, uint64_t number)
 {
     uint64_t end = memswap_region_end(block, number);
-    bool pinned = false;
+    bool stays = memswap_block_retained(block) ||
+                 memswap_shared_uses(block, number);
 
     for (uint64_t page = memswap_region_first(block, number); page < end;
          page++) {
-        pinned |= memswap_word_pins(
-            memswap_word_load(&block->words[page])) > 0;
+        stays |= memswap_word_pins(memswap_word_load(&block->words[page])) > 0;
     }
-    return pinned;
+    return stays;
 }
 
 /*
@@ -353,7 +354,7 @@ static void settle_regions(MemswapBlock *block)
         memswap_region_own(region);
         while (memswap_region_large(region) &&
                !memswap_huge_split(block, number) &&
-               !region_pinned(block, number) && --tries) {
+               !region_stays(block, number) && --tries) {
             g_usleep(SPLIT_WAIT_US);
         }
         memswap_region_disown(region);

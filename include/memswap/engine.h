@@ -478,7 +478,8 @@ void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block);
  * lose what another process writes by CPU at any moment, through its own
  * mapping.  What devices write by DMA on its behalf is not covered: such a page
  * has to be pinned as long as that may be.  A region that can't be made small
- * now, since something in it is pinned, stays as long as the block is exposed.
+ * now, since something in it is pinned or the block is retained, stays as long
+ * as the block is exposed: later it is too late, since others have it mapped.
  *
  * Another process that touches a page that is out must get a fault that is
  * resolved, see memswap_remote_add(): without one it would read zeroes.  So

@@ -83,6 +83,45 @@ static void test_huge_stuck(void)
     harness_free(h);
 }
 
+/* How often this thread has gone to sleep by itself. */
+static long naps(void)
+{
+    struct rusage usage;
+
+    g_assert_cmpint(getrusage(RUSAGE_THREAD, &usage), ==, 0);
+    return usage.ru_nvcsw;
+}
+
+/*
+ * Regions of a block that is retained can't be made small: nobody waits for
+ * that, and they stay when it is no longer.
+ */
+static void test_huge_retained(void)
+{
+    Harness *h = huge_collapsed(8 * MIB);
+    char *error = NULL;
+    long before;
+
+    if (!h) {
+        return;
+    }
+    g_assert_cmpint(memswap_retain(h->engine, h->ram.host, &error), ==, 0);
+    before = naps();
+    g_assert_cmpint(memswap_block_expose(h->ram.block, &error), ==, 0);
+    /* fifty for each region, were they waited for */
+    g_assert_cmpint(naps() - before, <, 50);
+    g_assert_cmpuint(stats_of(h).huge, ==, 8 * MIB);
+    memswap_release(h->engine, h->ram.host);
+    g_assert_cmpuint(memswap_reclaim(h->engine, 8 * MIB), ==, 0);
+    memswap_huge_count_stuck(h->engine);
+    g_assert_cmpuint(h->engine->huge_stuck, ==, 8 * MIB);
+
+    memswap_block_conceal(h->ram.block);
+    g_assert_cmpuint(memswap_reclaim(h->engine, 8 * MIB), ==, 8 * MIB);
+    check_pages(h, 0, 2048);
+    harness_free(h);
+}
+
 /*
  * Rule 3: a large folio that nobody knew of costs pages, which is told; it is
  * never zeroes that somebody reads.
@@ -230,6 +269,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/expose/huge/all", test_huge);
     g_test_add_func("/expose/huge/stuck", test_huge_stuck);
+    g_test_add_func("/expose/huge/retained", test_huge_retained);
     g_test_add_func("/expose/huge/unknown", test_huge_unknown);
     g_test_add_func("/expose/no-descriptors", test_refuse_no_descriptors);
     g_test_add_func("/expose/nests", test_nests);
