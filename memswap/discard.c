@@ -93,25 +93,48 @@ void memswap_discard_filled(MemswapBlock *block, uint64_t page)
     }
 }
 
+/* A lost page stays so. */
+static void discard_failed(MemswapBlock *block, uint64_t page)
+{
+    memswap_page_call_off(&block->words[page]);
+    memswap_page_settle(block, page, MEMSWAP_POISONED, MEMSWAP_WORD_WANTED, 0);
+}
+
+/*
+ * A lost page in a large folio, which nothing is punched out of.  If it is the
+ * host's bad page, it can't be written to either.
+ */
+static int discard_lost_in_place(MemswapBlock *block, uint64_t page)
+{
+    if (discard_content(block, page)) {
+        discard_failed(block, page);
+        return -EBUSY;
+    }
+    memswap_charge(block->engine, block->page_size, true);
+    memswap_block_moved(block, page, MEMSWAP_IN_POISON, MEMSWAP_IN_CACHE);
+    memswap_page_call_off(&block->words[page]);
+    memswap_page_settle(block, page, MEMSWAP_RESIDENT, 0, 0);
+    return 0;
+}
+
 /* A page with nothing in the page cache that counts. */
 static int discard_copy(MemswapBlock *block, uint64_t page, uint64_t old)
 {
     MemswapStore *store = block->engine->store;
     MemswapPlace place = MEMSWAP_IN_POISON;
-    bool left = false;
-    int ret = 0;
 
     if (memswap_word_state(old) == MEMSWAP_POISONED) {
-        /* the host's bad page, if it was that */
+        bool left = false;
+        int ret = 0;
+
         if (!memswap_region_large(memswap_page_region(block, page))) {
+            /* the host's bad page, if it was that */
             ret = memswap_page_punch(block, page, 1, &left);
-        } else {
-            left = memswap_page_cached(block, page);
+        } else if (memswap_page_cached(block, page)) {
+            return discard_lost_in_place(block, page);
         }
         if (ret || left) {
-            memswap_page_call_off(&block->words[page]);
-            memswap_page_settle(block, page, MEMSWAP_POISONED,
-                                MEMSWAP_WORD_WANTED, 0);
+            discard_failed(block, page);
             return ret ?: -EBUSY;
         }
     } else if (memswap_word_state(old) == MEMSWAP_STORED) {

@@ -158,6 +158,13 @@ static void test_huge_unknown(void)
     g_assert_cmpuint(memswap_reclaim(h->engine, 4 * MIB), ==, 2 * MIB);
     g_assert_cmpuint(stats_of(h).poisoned, ==, 32 * PAGE);
     check_pages(h, 512, 512);
+    /* what is lost can be given up, though nothing is punched there */
+    g_assert_cmpuint(memswap_forget_lost(h->engine), ==, 32 * PAGE);
+    g_assert_cmpuint(stats_of(h).poisoned, ==, 0);
+    for (uint64_t page = 100; page < 132; page++) {
+        ram_check(h, page, 0);
+    }
+    harness_check(h);
     memswap_block_conceal(h->ram.block);
     ram_remove(h, &h->ram);
     harness_free(h);

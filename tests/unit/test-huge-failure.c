@@ -114,7 +114,7 @@ static void test_touch_fails(void)
     harness_free(h);
 }
 
-/* The collapse fails, as it does with a bad page, which can't be mapped. */
+/* A bad page, which can be neither mapped, nor collapsed, nor written to. */
 static int bad_page(void *opaque, InjectCall call, uint64_t where,
                     size_t *size)
 {
@@ -122,6 +122,9 @@ static int bad_page(void *opaque, InjectCall call, uint64_t where,
 
     if (call == INJECT_COLLAPSE) {
         return -EINVAL;
+    }
+    if (call == INJECT_WRITE) {
+        return -EIO;
     }
     if (call == INJECT_CONTINUE && where == *bad) {
         *bad = 0;
