@@ -40,7 +40,8 @@ static void count_stalled(MemswapEngine *engine, const MemswapBlock *block,
 
 bool memswap_limit_is_soft(MemswapEngine *engine)
 {
-    if (atomic_load(&engine->hold_nobody)) {
+    if (atomic_load(&engine->hold_nobody) ||
+        (engine->host.held_up && engine->host.held_up(engine->opaque))) {
         return true;
     }
     if (atomic_load(&engine->when_full) == MEMSWAP_FULL_OVERSHOOT &&

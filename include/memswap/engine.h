@@ -116,6 +116,12 @@ typedef struct MemswapHost {
      * would block the command that raises the limit.  NULL: every thread may.
      */
     bool (*may_hold_back)(void *opaque, pid_t tid);
+    /*
+     * Has somebody waited so long, with what others need, that it may be for a
+     * thread that is held back?  Then none is, for as long as that is so.  It
+     * is asked again and again while any is.  NULL: never.
+     */
+    bool (*held_up)(void *opaque);
     /* @block and @offset name the page concerned, where there is one. */
     void (*event)(void *opaque, MemswapEvent event, const char *block,
                   uint64_t offset);

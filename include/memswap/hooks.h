@@ -30,7 +30,7 @@ static inline bool memswap_is_on(void)
 void memswap_do_bql_taken(void);
 void memswap_do_bql_released(void);
 
-/* Called with the BQL just taken, also by waiting on a condition. */
+/* Called with the BQL just taken, also after waiting on a condition. */
 static inline void memswap_bql_taken(void)
 {
     if (memswap_is_on()) {
@@ -38,7 +38,7 @@ static inline void memswap_bql_taken(void)
     }
 }
 
-/* Called with the BQL about to be released. */
+/* Called with the BQL about to be released, also to wait on a condition. */
 static inline void memswap_bql_released(void)
 {
     if (memswap_is_on()) {

@@ -15,17 +15,23 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/thread.h"
+#include "qemu/timer.h"
 #include "system/runstate.h"
 #include "glue.h"
 #include "guest.h"
 #include "trace.h"
 
-/*
- * The thread that holds the BQL, or 0.  It is the thread that last took it,
- * so it is stale while that thread waits on a condition; but then it is not
- * in a fault, and nobody asks.
- */
+/* The thread that holds the BQL, or 0. */
 static int bql_holder;
+/* How often it was taken.  Written by who holds it. */
+static unsigned int bql_takes;
+
+/*
+ * Who has it may wait for a thread that is held back: an IOThread that is to be
+ * drained, a vCPU in an ioctl, a thread of the kernel that has a mutex of its
+ * own.  Nobody can raise the limit then.  Few things else take so long.
+ */
+#define BQL_PATIENCE_NS NANOSECONDS_PER_SECOND
 
 /* gettid() is a system call, and the BQL is taken often. */
 static int this_thread(void)
@@ -40,6 +46,7 @@ static int this_thread(void)
 
 void memswap_do_bql_taken(void)
 {
+    qatomic_set(&bql_takes, bql_takes + 1);
     qatomic_set(&bql_holder, this_thread());
 }
 
@@ -52,6 +59,29 @@ void memswap_do_bql_released(void)
 static bool may_hold_back(void *opaque, pid_t tid)
 {
     return qatomic_read(&bql_holder) != (tid ?: this_thread());
+}
+
+/*
+ * Is it the same holder as when this was asked first, and that is long ago?
+ * Threads that ask at once may each note the time; it is about the same.
+ */
+static bool held_up(void *opaque)
+{
+    static unsigned int seen;
+    static int64_t since;
+    unsigned int takes = qatomic_read(&bql_takes);
+    int64_t now;
+
+    if (!qatomic_read(&bql_holder)) {
+        return false;
+    }
+    now = get_clock();
+    if (qatomic_load_acquire(&seen) != takes) {
+        qatomic_set(&since, now);
+        qatomic_store_release(&seen, takes);
+        return false;
+    }
+    return now - qatomic_read(&since) > BQL_PATIENCE_NS;
 }
 
 static void on_event(void *opaque, MemswapEvent event, const char *block,
@@ -139,6 +169,7 @@ static void on_unpinned(void *opaque)
 
 const MemswapHost memswap_host = {
     .may_hold_back = may_hold_back,
+    .held_up = held_up,
     .event = on_event,
     .trace = on_trace,
     .unpinned = on_unpinned,

@@ -272,6 +272,52 @@ static void pins(void)
     driver_end(&driver);
 }
 
+/*
+ * An IOThread waits for room, which there is none of until the operator raises
+ * the limit, and whoever resets its device waits for it, with the BQL.
+ */
+static void held_up(void)
+{
+    Driver driver;
+    QVirtQueue *queue;
+    QTestState *qts;
+    uint64_t stalls, table = BASE + 40 * MIB;
+    int64_t end = g_get_monotonic_time() + PATIENCE_US;
+    uint32_t head;
+
+    driver_start(&driver, "limit=16M,pool-limit=4M,when-full=hold", "-m 128M"
+                 " -object iothread,id=io0"
+                 " -blockdev null-co,node-name=disk,size=16777216"
+                 " -device virtio-blk-pci,addr=4.0,drive=disk,iothread=io0");
+    qts = driver.qts;
+    queue = driver_add_queue(&driver, 0);
+    qvirtio_set_driver_ok(driver.device);
+    fill(qts, BASE, 32 * MIB, CONTENT_RANDOM, 1);
+    g_assert_cmpuint(number(qts, "memory", "resident"), >, 20 * MIB);
+
+    /* what is in a table of descriptors doesn't matter, but where that is */
+    stalls = number(qts, "reclaim", "stalls");
+    head = qvirtqueue_add(qts, queue, table, sizeof(struct vring_desc), false,
+                          false);
+    qtest_writew(qts, queue->desc + head * sizeof(struct vring_desc) +
+                 offsetof(struct vring_desc, flags), VRING_DESC_F_INDIRECT);
+    qvirtqueue_kick(qts, driver.device, queue, head);
+    while (number(qts, "reclaim", "stalls") == stalls) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(1000);
+    }
+    qvirtio_reset(driver.device);
+    check(qts, BASE, 32 * MIB, CONTENT_RANDOM, 1);
+
+    /* for as long as somebody is held up, and no longer */
+    qtest_qmp_assert_success(qts, "{ 'execute': 'memswap-set', 'arguments':"
+                             " { 'pool-limit': %" PRIu64 " } }", 64 * MIB);
+    expect_within_limit(qts);
+    expect_sums(qts);
+    driver_remove_queue(&driver, queue);
+    driver_end(&driver);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -280,5 +326,6 @@ int main(int argc, char **argv)
     add_in_both_modes("memswap/virtio/reporting", reporting);
     add_in_both_modes("memswap/virtio/mem", virtio_mem);
     add_in_both_modes("memswap/virtio/pins", pins);
+    add_in_both_modes("memswap/virtio/held-up", held_up);
     return g_test_run();
 }

@@ -28,6 +28,13 @@ static bool host_may_hold_back(void *opaque, pid_t tid)
     return !atomic_load(&h->may_not_hold_back);
 }
 
+static bool host_held_up(void *opaque)
+{
+    Harness *h = opaque;
+
+    return atomic_load(&h->held_up);
+}
+
 static void host_event(void *opaque, MemswapEvent event, const char *block,
                        uint64_t offset)
 {
@@ -169,6 +176,7 @@ Harness *harness_new(const HarnessOptions *options)
 {
     static const MemswapHost plain = {
         .may_hold_back = host_may_hold_back,
+        .held_up = host_held_up,
         .event = host_event,
         .trace = host_trace,
         .unpinned = host_unpinned,
@@ -176,6 +184,7 @@ Harness *harness_new(const HarnessOptions *options)
     static const MemswapHost with_clock = {
         .clock_ns = host_clock,
         .may_hold_back = host_may_hold_back,
+        .held_up = host_held_up,
         .event = host_event,
         .trace = host_trace,
         .unpinned = host_unpinned,

@@ -75,6 +75,7 @@ typedef struct Harness {
     _Atomic unsigned int n_unpinned;
     uint64_t stall_traces[16];  /* offsets of the first stalls served */
     _Atomic bool may_not_hold_back;
+    _Atomic bool held_up;
     _Atomic int64_t clock;
     /* Added to the clock whenever it is asked. */
     _Atomic int64_t clock_step;

@@ -100,6 +100,33 @@ static void test_hold_nobody(void)
 }
 
 /*
+ * The same if somebody is found to wait for them, although nobody said so
+ * before: those that are held back by then go on.
+ */
+static void test_held_up(void)
+{
+    Harness *h = harness_held(&with_evictor);
+    Task *task = task_start(h, task_read, LIMIT_PAGES);
+    uint64_t overshoots;
+
+    wait_until(atomic_load(&h->engine->n_stalled) == 1);
+    task_check_waits(task);
+    atomic_store(&h->held_up, true);
+    g_assert_cmpint(task_join(task), ==, 0);
+    atomic_store(&h->held_up, false);
+    overshoots = stats_of(h).overshoots;
+    g_assert_cmpuint(overshoots, >=, 1);
+
+    task = task_start(h, task_read, LIMIT_PAGES + 1);
+    wait_until(atomic_load(&h->engine->n_stalled) == 1);
+    task_check_waits(task);
+    release(h);
+    g_assert_cmpint(task_join(task), ==, 0);
+    g_assert_cmpuint(stats_of(h).overshoots, ==, overshoots);
+    harness_free(h);
+}
+
+/*
  * Those who wait longest are served first.  (Threads that wait themselves all
  * take their chance at once.)
  */
@@ -544,6 +571,7 @@ int main(int argc, char **argv)
     g_test_add_func("/limit/stall", test_stall);
     g_test_add_func("/limit/stall/order", test_stall_order);
     g_test_add_func("/limit/stall/nobody", test_hold_nobody);
+    g_test_add_func("/limit/stall/held-up", test_held_up);
     g_test_add_func("/limit/stall/signal", test_stall_signal);
     g_test_add_func("/limit/stall/without-evictors",
                     test_stall_without_evictors);
