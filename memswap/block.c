@@ -200,7 +200,9 @@ static MemswapBlock *block_new(MemswapEngine *engine,
     block->regions = memswap_sparse_map(block->n_regions *
                                         sizeof(*block->regions));
     block->pages[MEMSWAP_IN_NONE] = block->n_pages;
-    block->huge = engine->huge && info->page_size < MEMSWAP_REGION_SIZE &&
+    block->kept_out = memswap_huge_kept_out(info->fd);
+    block->huge = engine->huge && block->kept_out &&
+                  info->page_size < MEMSWAP_REGION_SIZE &&
                   (uintptr_t)info->host % MEMSWAP_REGION_SIZE == 0 &&
                   info->fd_offset % MEMSWAP_REGION_SIZE == 0;
     if (!block->words || !block->regions || memswap_samples_open(block)) {

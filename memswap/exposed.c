@@ -381,12 +381,12 @@ int memswap_block_expose(MemswapBlock *block, char **error)
     }
     g_mutex_lock(&exposure->lock);
     ret = exposure_open(exposure);
-    if (!ret && !memswap_huge_host_keeps_out()) {
+    if (!ret && !(block->kept_out && memswap_huge_kept_out(block->fd))) {
         g_mutex_unlock(&exposure->lock);
-        return refuse(block, -ENOTSUP, "the host may make huge pages of it:"
-                      " set shmem_enabled to never, in"
+        return refuse(block, -ENOTSUP, "the host may have made huge pages of"
+                      " it: set shmem_enabled to never before QEMU starts, in"
                       " /sys/kernel/mm/transparent_hugepage and its"
-                      " directories", error);
+                      " directories, and mount without huge=", error);
     }
     if (!ret && !atomic_fetch_add(&block->exposed, 1)) {
         /* only advice to the kernel */

@@ -6,14 +6,19 @@
  * it; newer ones refuse.  Without that we do without.
  *
  * Where the host lets shared memory have huge pages by itself, large folios
- * can be anywhere, and we would know nothing of them: there we keep out.
+ * can be anywhere, and we would know nothing of them: there we keep out.  A
+ * tmpfs that is mounted has an option of its own for that, whatever the host's
+ * setting is.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -34,7 +39,7 @@ static bool chosen(const char *path, const char *a, const char *b)
            (strstr(text, a) || strstr(text, b));
 }
 
-bool memswap_huge_host_keeps_out(void)
+static bool host_keeps_out(void)
 {
     GDir *dir;
     const char *name;
@@ -53,6 +58,37 @@ bool memswap_huge_host_keeps_out(void)
     }
     g_clear_pointer(&dir, g_dir_close);
     return ok;
+}
+
+/* Does the mount, if there is one: what is none, as a memfd, is not found. */
+static bool mount_keeps_out(int fd)
+{
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    struct stat st;
+
+    if (fstat(fd, &st) ||
+        !g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL)) {
+        return true;
+    }
+    lines = g_strsplit(text, "\n", -1);
+    for (char **line = lines; *line; line++) {
+        unsigned int on_major, on_minor;
+
+        if (sscanf(*line, "%*d %*d %u:%u", &on_major, &on_minor) == 2 &&
+            on_major == major(st.st_dev) && on_minor == minor(st.st_dev)) {
+            /* of those of the file system, "never" isn't told */
+            const char *options = strstr(*line, " - ");
+
+            return !options || !strstr(options, ",huge=");
+        }
+    }
+    return true;
+}
+
+bool memswap_huge_kept_out(int fd)
+{
+    return host_keeps_out() && mount_keeps_out(fd);
 }
 
 static int collapse(uint8_t *at)
@@ -133,7 +169,7 @@ void memswap_huge_probe(MemswapEngine *engine)
     unsigned int tries = PROBE_TRIES;
     int ret;
 
-    if (!memswap_huge_host_keeps_out()) {
+    if (!host_keeps_out()) {
         return;
     }
     while (says_nothing(ret = probe(engine)) && --tries) {

@@ -149,6 +149,7 @@ struct MemswapBlock {
     MemswapSample *samples;     /* one of each 2^sample_shift pages */
     unsigned int sample_shift;
     uint64_t n_samples;
+    bool kept_out;              /* what was there had no large folios */
     bool huge;                  /* unless exposed, regions may become huge */
     _Atomic uint32_t exposed;   /* who asked for it; see exposed.c */
     _Atomic uint64_t huge_regions;
@@ -1003,8 +1004,8 @@ MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
 
 /* huge.c: huge pages; the rules are at its head */
 
-/* Does the host leave it to us where shared memory gets huge pages? */
-bool memswap_huge_host_keeps_out(void);
+/* Does the host leave it to us where this file's memory gets huge pages? */
+bool memswap_huge_kept_out(int fd);
 /* Find out whether this kernel and host can; sets engine->huge. */
 void memswap_huge_probe(MemswapEngine *engine);
 /* May there be a large folio in the region? */

@@ -291,7 +291,8 @@ uint64_t memswap_prefetch_range(MemswapPolicyHost *host,
             break;
         }
         allowed = host ? throttle(host, n) : n;
-        if (host && block->page_size == SMALL_PAGE &&
+        /* a write might make a huge page of a page, where the host does that */
+        if (host && block->page_size == SMALL_PAGE && block->kept_out &&
             !memswap_block_exposed(block)) {
             done += bring_watched_run(host, block, first, first + allowed,
                                       last && first + allowed == end);

@@ -17,15 +17,14 @@
 
 /* --- memory ------------------------------------------------------------ */
 
-static Ram ram_map(uint64_t size, uint64_t fd_offset, uint64_t page_size)
+static Ram ram_map(int fd, uint64_t size, uint64_t fd_offset,
+                   uint64_t page_size)
 {
     Ram ram = {
-        .size = size, .fd_offset = fd_offset, .page_size = page_size,
+        .size = size, .fd = fd, .fd_offset = fd_offset, .page_size = page_size,
     };
     uint8_t *space, *at;
 
-    ram.fd = memfd_create("ram", MFD_CLOEXEC | (page_size == PAGE ? 0 :
-                                                MFD_HUGETLB | MFD_HUGE_2MB));
     g_assert_cmpint(ram.fd, >=, 0);
     g_assert_cmpint(ftruncate(ram.fd, fd_offset + size), ==, 0);
     space = mmap(NULL, size + MEMSWAP_REGION_SIZE, PROT_NONE,
@@ -46,12 +45,18 @@ static Ram ram_map(uint64_t size, uint64_t fd_offset, uint64_t page_size)
 
 Ram ram_new(uint64_t size, uint64_t fd_offset)
 {
-    return ram_map(size, fd_offset, PAGE);
+    return ram_map(memfd_create("ram", MFD_CLOEXEC), size, fd_offset, PAGE);
 }
 
 Ram ram_new_hugetlb(uint64_t size, uint64_t fd_offset)
 {
-    return ram_map(size, fd_offset, 2 * MIB);
+    return ram_map(memfd_create("ram", MFD_CLOEXEC | MFD_HUGETLB |
+                                MFD_HUGE_2MB), size, fd_offset, 2 * MIB);
+}
+
+Ram ram_new_in(int fd, uint64_t size)
+{
+    return ram_map(fd, size, 0, PAGE);
 }
 
 void ram_free(Ram *ram)

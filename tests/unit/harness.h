@@ -106,6 +106,8 @@ void harness_abandon(Harness *h);
 Ram ram_new(uint64_t size, uint64_t fd_offset);
 /* The same, on hugetlbfs. */
 Ram ram_new_hugetlb(uint64_t size, uint64_t fd_offset);
+/* The same, in an empty file, which is the RAM's from now on. */
+Ram ram_new_in(int fd, uint64_t size);
 /* What harness_new() does with its RAM. */
 void ram_add(Harness *h, Ram *ram, const char *name);
 void ram_remove(Harness *h, Ram *ram);
