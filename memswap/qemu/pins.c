@@ -119,11 +119,56 @@ static void pin_tried(MemswapEngine *engine)
     }
 }
 
+/*
+ * A page that is lost can't be pinned, and whoever gets to it waits for the
+ * operator, with all others in hand: these must not leave meanwhile.  True if
+ * there are any.
+ */
+static bool pin_around_lost(MemswapEngine *engine, MemswapHeld *map,
+                            uint64_t page)
+{
+    uint8_t *end = (uint8_t *)map->host + map->size;
+    uint8_t *host = QEMU_ALIGN_PTR_DOWN((uint8_t *)map->host, page);
+    bool any = false;
+
+    map->page_size = page;
+    map->lost = g_array_new(false, false, sizeof(host));
+    for (; host < end; host += page) {
+        if (memswap_pin_with(engine, host, page, MEMSWAP_PIN_FORCE)) {
+            g_array_append_val(map->lost, host);
+        } else {
+            any = true;
+        }
+    }
+    return any;
+}
+
+static void unpin_around_lost(const MemswapHeld *map)
+{
+    uint8_t *end = (uint8_t *)map->host + map->size;
+    uint8_t *host = QEMU_ALIGN_PTR_DOWN((uint8_t *)map->host, map->page_size);
+    guint n = 0;
+
+    for (; host < end; host += map->page_size) {
+        if (n < map->lost->len &&
+            g_array_index(map->lost, uint8_t *, n) == host) {
+            n++;
+        } else {
+            memswap_unpin(memswap_engine(), host, map->page_size);
+        }
+    }
+    g_array_unref(map->lost);
+}
+
 static void release(const MemswapHeld *map)
 {
     trace_memswap_unmap(map->host, map->size);
-    if (map->pinned) {
+    if (map->lost) {
+        unpin_around_lost(map);
+    } else if (map->pinned) {
         memswap_unpin(memswap_engine(), map->host, map->size);
+    }
+    if (map->pinned) {
         memswap_pins_room();
     }
 }
@@ -218,6 +263,7 @@ bool memswap_do_map(AddressSpace *as, RAMBlock *rb, uint64_t offset,
         .use = mapper.holds ? MEMSWAP_PIN_USE_BUFFERS : MEMSWAP_PIN_USE_IO,
         .since = memswap_held_clock(),
     };
+    bool lost = false;
 
     if (engine && !mapper.to_discard) {
         int ret = pin_for_kernel(engine, map.host, *size,
@@ -238,9 +284,13 @@ bool memswap_do_map(AddressSpace *as, RAMBlock *rb, uint64_t offset,
         if (ret == -ENOBUFS) {
             return false;
         }
-        map.pinned = ret == 0;
+        lost = ret != 0;
+        map.pinned = !lost;
     }
     map.size = *size;
+    if (lost) {
+        map.pinned = pin_around_lost(engine, &map, qemu_ram_pagesize(rb));
+    }
     trace_memswap_map(map.host, map.size, map.pinned);
     memswap_held_add(&map);
     return true;

@@ -19,6 +19,9 @@ typedef struct MemswapHeld {
     int64_t since;      /* ns, see memswap_held_clock() */
     MemswapPinUse use;
     bool pinned;        /* false: there was no need, or it couldn't be */
+    /* which of its pages are not, all the same: their addresses; or NULL */
+    GArray *lost;
+    uint64_t page_size; /* of these */
     struct MemswapHeld *next;
 } MemswapHeld;
 
