@@ -7,6 +7,9 @@
 #include "qemu/osdep.h"
 #include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
+#include "qemu/bswap.h"
+#include "qobject/qlist.h"
+#include "standard-headers/linux/virtio_blk.h"
 #include "memswap-driver.h"
 
 static void negotiate(Driver *driver)
@@ -66,4 +69,57 @@ void driver_submit(Driver *driver, QVirtQueue *queue, uint32_t head)
     qvirtqueue_kick(driver->qts, driver->device, queue, head);
     qvirtio_wait_used_elem(driver->qts, driver->device, queue, head, NULL,
                            PATIENCE_US);
+}
+
+uint32_t driver_add_request(Driver *driver, QVirtQueue *queue, uint32_t type,
+                            uint64_t addr, uint64_t size, bool together)
+{
+    QTestState *qts = driver->qts;
+    struct virtio_blk_outhdr header = { .type = cpu_to_le32(type) };
+    bool write = type == VIRTIO_BLK_T_OUT;
+    uint64_t at = together ? addr - sizeof(header) : addr - PAGE;
+    uint32_t head;
+
+    qtest_bufwrite(qts, at, &header, sizeof(header));
+    head = qvirtqueue_add(qts, queue, at, sizeof(header) +
+                          (together ? size : 0), false, true);
+    if (!together) {
+        qvirtqueue_add(qts, queue, addr, size, !write, true);
+    }
+    qvirtqueue_add(qts, queue, addr + size, 1, true, false);
+    return head;
+}
+
+QDict *holder(QTestState *qts, const char *device, const char *use)
+{
+    g_autoptr(QDict) info = query(qts);
+    QDict *pins = qdict_get_qdict(info, "pins");
+    const QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(pins, "holders"), entry) {
+        QDict *one = qobject_to(QDict, qlist_entry_obj(entry));
+        const char *path = qdict_get_try_str(one, "device");
+
+        if (g_str_equal(qdict_get_str(one, "use"), use) &&
+            (!device || (path && strstr(path, device)))) {
+            return qobject_ref(one);
+        }
+    }
+    return NULL;
+}
+
+uint64_t held(QTestState *qts, const char *device, const char *use)
+{
+    g_autoptr(QDict) one = holder(qts, device, use);
+
+    return one ? qdict_get_int(one, "bytes") : 0;
+}
+
+void expect_nothing_pinned(QTestState *qts)
+{
+    expect_soon(qts, "memory", "pinned", 0);
+    g_assert_null(holder(qts, NULL, "io"));
+    g_assert_null(holder(qts, NULL, "queues"));
+    g_assert_null(holder(qts, NULL, "buffers"));
+    expect_sums(qts);
 }

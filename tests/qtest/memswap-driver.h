@@ -36,4 +36,22 @@ void driver_remove_queue(Driver *driver, QVirtQueue *queue);
 /* Make what was added from @head on known, and wait until it is used. */
 void driver_submit(Driver *driver, QVirtQueue *queue, uint32_t head);
 
+/*
+ * Add one request to a virtio-blk device; the header and the data of a write
+ * may be one.
+ */
+uint32_t driver_add_request(Driver *driver, QVirtQueue *queue, uint32_t type,
+                            uint64_t addr, uint64_t size, bool together);
+
+/*
+ * What query-memswap says of what is pinned for one use, and of one device if
+ * its path contains @device.  NULL if there is nothing.
+ */
+QDict *holder(QTestState *qts, const char *device, const char *use);
+
+/* How many bytes that are. */
+uint64_t held(QTestState *qts, const char *device, const char *use);
+
+void expect_nothing_pinned(QTestState *qts);
+
 #endif /* MEMSWAP_DRIVER_H */

@@ -5,8 +5,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "libqos/ahci.h"
-#include "hw/pci/pci_regs.h"
 #include "qemu/bswap.h"
 #include "qobject/qlist.h"
 #include "standard-headers/linux/virtio_blk.h"
@@ -20,65 +18,7 @@
 /* Guest RAM out of the way of the driver's own. */
 #define BASE (64 * MIB)
 
-/*
- * What query-memswap says of what is pinned for one use, and of one device if
- * its path contains @device.  NULL if there is nothing.
- */
-static QDict *holder(QTestState *qts, const char *device, const char *use)
-{
-    g_autoptr(QDict) info = query(qts);
-    QDict *pins = qdict_get_qdict(info, "pins");
-    const QListEntry *entry;
-
-    QLIST_FOREACH_ENTRY(qdict_get_qlist(pins, "holders"), entry) {
-        QDict *one = qobject_to(QDict, qlist_entry_obj(entry));
-        const char *path = qdict_get_try_str(one, "device");
-
-        if (g_str_equal(qdict_get_str(one, "use"), use) &&
-            (!device || (path && strstr(path, device)))) {
-            return qobject_ref(one);
-        }
-    }
-    return NULL;
-}
-
-static uint64_t held(QTestState *qts, const char *device, const char *use)
-{
-    g_autoptr(QDict) one = holder(qts, device, use);
-
-    return one ? qdict_get_int(one, "bytes") : 0;
-}
-
-static void expect_nothing_pinned(QTestState *qts)
-{
-    expect_soon(qts, "memory", "pinned", 0);
-    g_assert_null(holder(qts, NULL, "io"));
-    g_assert_null(holder(qts, NULL, "queues"));
-    g_assert_null(holder(qts, NULL, "buffers"));
-    expect_sums(qts);
-}
-
 /* --- block ------------------------------------------------------------- */
-
-/* Add one request; the header and the data of a write may be one. */
-static uint32_t add_request(Driver *driver, QVirtQueue *queue, uint32_t type,
-                            uint64_t addr, uint64_t size, bool together)
-{
-    QTestState *qts = driver->qts;
-    struct virtio_blk_outhdr header = { .type = cpu_to_le32(type) };
-    bool write = type == VIRTIO_BLK_T_OUT;
-    uint64_t at = together ? addr - sizeof(header) : addr - PAGE;
-    uint32_t head;
-
-    qtest_bufwrite(qts, at, &header, sizeof(header));
-    head = qvirtqueue_add(qts, queue, at, sizeof(header) +
-                          (together ? size : 0), false, true);
-    if (!together) {
-        qvirtqueue_add(qts, queue, addr, size, !write, true);
-    }
-    qvirtqueue_add(qts, queue, addr + size, 1, true, false);
-    return head;
-}
 
 static uint8_t status_of(Driver *driver, uint64_t addr, uint64_t size)
 {
@@ -89,7 +29,7 @@ static void io(Driver *driver, QVirtQueue *queue, uint32_t type,
                uint64_t addr, uint64_t size)
 {
     driver_submit(driver, queue,
-                  add_request(driver, queue, type, addr, size, false));
+                  driver_add_request(driver, queue, type, addr, size, false));
     g_assert_cmpint(status_of(driver, addr, size), ==, VIRTIO_BLK_S_OK);
 }
 
@@ -160,8 +100,8 @@ static void stopped(bool together)
 
         fill(qts, addr - PAGE, 4 * PAGE, CONTENT_RANDOM, i);
         qvirtqueue_kick(qts, driver.device, queue,
-                        add_request(&driver, queue, VIRTIO_BLK_T_OUT, addr,
-                                    2 * PAGE, together));
+                        driver_add_request(&driver, queue, VIRTIO_BLK_T_OUT,
+                                           addr, 2 * PAGE, together));
         if (!i) {
             qtest_qmp_eventwait(qts, "STOP");
         }
@@ -211,8 +151,8 @@ static void bound(void)
     g_assert_cmpuint(number(qts, "pins", "refused"), ==, 0);
 
     qvirtqueue_kick(qts, driver.device, queue,
-                    add_request(&driver, queue, VIRTIO_BLK_T_OUT, BASE,
-                                MIB, false));
+                    driver_add_request(&driver, queue, VIRTIO_BLK_T_OUT, BASE,
+                                       MIB, false));
     event = qtest_qmp_eventwait_ref(qts, "MEMSWAP_PIN_LIMIT");
     data = qdict_get_qdict(event, "data");
     g_assert_nonnull(strstr(qdict_get_str(data, "device"), "disk0"));
@@ -403,142 +343,6 @@ static void dropped(void)
     driver_end(&driver);
 }
 
-/* --- AHCI: the same, from memory that is pinned by nobody else ---------- */
-
-#define LARGE (3 * MIB)
-
-/*
- * What may not be pinned whole goes piece by piece; also where a piece that can
- * be had ends within a sector.
- */
-static void pieces(void)
-{
-    /* the memory of one entry of the guest's list; 0: as large as can be */
-    static const unsigned int piece[] = { 0, 1022, 510, 70000 };
-    g_autofree uint8_t *data = g_malloc(LARGE);
-    g_autofree uint8_t *back = g_malloc0(LARGE);
-    g_autofree char *path = NULL;
-    AHCIQState ahci = { 0 };
-    uint64_t refused;
-    QTestState *qts;
-    uint8_t port;
-    char *disk;
-    gsize size;
-    int fd = g_file_open_tmp("memswap-XXXXXX", &path, NULL);
-
-    g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(ftruncate(fd, 2 * LARGE), ==, 0);
-    close(fd);
-    ahci.parent = qtest_pc_boot("-M q35 -m 128M -nodefaults -memswap"
-                                " limit=16M,pin-limit=256K,fault-mode=%s"
-                                " -blockdev file,node-name=disk,filename=%s"
-                                " -device ide-hd,drive=disk", fault_mode,
-                                path);
-    qts = ahci.parent->qts;
-    ahci.dev = get_ahci_device(qts, &ahci.fingerprint);
-    ahci_pci_enable(&ahci);
-    ahci_hba_enable(&ahci);
-    port = ahci_port_select(&ahci);
-    ahci_port_clear(&ahci, port);
-
-    for (uint64_t at = 0; at < LARGE; at += PAGE) {
-        make_page(data + at, at, CONTENT_RANDOM, 5);
-    }
-    for (int i = 0; i < ARRAY_SIZE(piece); i++) {
-        AHCIOpts opts = {
-            .size = LARGE, .lba = 1, .prd_size = piece[i],
-            .buffer = ahci_alloc(&ahci, LARGE),
-        };
-
-        refused = number(qts, "pins", "refused");
-        qtest_bufwrite(qts, opts.buffer, data, LARGE);
-        ahci_exec(&ahci, port, CMD_WRITE_DMA_EXT, &opts);
-        g_assert_cmpuint(number(qts, "pins", "refused"), >, refused);
-        qtest_memset(qts, opts.buffer, 0, LARGE);
-        reclaim(qts, 128 * MIB);
-        refused = number(qts, "pins", "refused");
-        ahci_exec(&ahci, port, CMD_READ_DMA_EXT, &opts);
-        g_assert_cmpuint(number(qts, "pins", "refused"), >, refused);
-        qtest_bufread(qts, opts.buffer, back, LARGE);
-        g_assert_cmpint(memcmp(data, back, LARGE), ==, 0);
-        g_assert_cmpuint(number(qts, "memory", "pinned"), <=, 128 * 1024);
-        /* what is on the disk is right, too */
-        g_assert_true(g_file_get_contents(path, &disk, &size, NULL));
-        g_assert_cmpint(memcmp(data, disk + SECTOR, LARGE), ==, 0);
-        g_free(disk);
-        ahci_free(&ahci, opts.buffer);
-        memset(data, i + 1, PAGE);
-    }
-
-    ahci_clean_mem(&ahci);
-    free_ahci_device(ahci.dev);
-    qtest_shutdown(ahci.parent);
-    unlink(path);
-}
-
-/*
- * What can't be pinned at all, since others have it, waits for them: without a
- * retry that is in vain.
- */
-static void waits(void)
-{
-    /* with what both devices keep, more than 192 KiB */
-    const uint64_t taken = 36 * PAGE, size = 64 * PAGE;
-    g_autofree uint8_t *data = g_malloc0(size);
-    QOSState parent = { 0 };
-    AHCIQState ahci = { .parent = &parent };
-    Driver driver;
-    QVirtQueue *queue;
-    QTestState *qts;
-    uint32_t head;
-    uint8_t port;
-
-    driver_start(&driver, "limit=16M,pin-limit=256K", "-m 128M"
-                 " -blockdev null-co,node-name=slow,size=16777216,"
-                 "latency-ns=1500000000"
-                 " -device virtio-blk-pci,id=disk0,addr=4.0,drive=slow"
-                 " -device ich9-ahci,id=ahci,addr=1f.2"
-                 " -blockdev null-co,node-name=fast,size=16777216,"
-                 "read-zeroes=on -device ide-hd,bus=ahci.0,drive=fast");
-    qts = driver.qts;
-    parent.qts = qts;
-    alloc_init(&parent.alloc, 0, BASE + 16 * MIB, BASE + 32 * MIB, PAGE);
-    queue = driver_add_queue(&driver, 0);
-    qvirtio_set_driver_ok(driver.device);
-    ahci.dev = qpci_device_find(driver.bus, QPCI_DEVFN(0x1f, 2));
-    g_assert_nonnull(ahci.dev);
-    ahci.fingerprint = qpci_config_readl(ahci.dev, PCI_VENDOR_ID);
-    ahci_pci_enable(&ahci);
-    ahci_hba_enable(&ahci);
-    port = ahci_port_select(&ahci);
-    ahci_port_clear(&ahci, port);
-
-    head = add_request(&driver, queue, VIRTIO_BLK_T_OUT, BASE, taken, false);
-    qvirtqueue_kick(qts, driver.device, queue, head);
-    while (held(qts, "disk0", "io") < taken) {
-        g_usleep(1000);
-    }
-    g_assert_cmpuint(number(qts, "memory", "pinned"), >, 192 * 1024);
-    memset(data, 1, size);
-    ahci_io(&ahci, port, CMD_READ_DMA_EXT, data, size, 1);
-    for (uint64_t i = 0; i < size; i++) {
-        g_assert_cmpint(data[i], ==, 0);
-    }
-    qvirtio_wait_used_elem(qts, driver.device, queue, head, NULL,
-                           PATIENCE_US);
-    /* the whole of it, its first piece, and perhaps once more for either */
-    g_assert_cmpuint(number(qts, "pins", "refused"), >, 0);
-    g_assert_cmpuint(number(qts, "pins", "refused"), <=, 20);
-    g_assert_null(holder(qts, "disk0", "io"));
-
-    ahci_clean_mem(&ahci);
-    g_free(ahci.dev);
-    alloc_destroy(&parent.alloc);
-    qvirtio_reset(driver.device);
-    driver_remove_queue(&driver, queue);
-    driver_end(&driver);
-}
-
 /* --- GPU: what the guest lends it --------------------------------------- */
 
 static uint32_t gpu_command(Driver *driver, QVirtQueue *queue,
@@ -646,8 +450,6 @@ int main(int argc, char **argv)
     add_in_both_modes("memswap/pin/stopped/together", stopped_together);
     add_in_both_modes("memswap/pin/bound/request", bound);
     add_in_both_modes("memswap/pin/bound/queues", bound_queues);
-    add_in_both_modes("memswap/pin/bound/pieces", pieces);
-    add_in_both_modes("memswap/pin/bound/waits", waits);
     add_in_both_modes("memswap/pin/bound/gpu", gpu);
     add_in_both_modes("memswap/pin/dropped", dropped);
     add_in_both_modes("memswap/pin/unmanaged", unmanaged);
