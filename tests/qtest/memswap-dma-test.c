@@ -86,68 +86,162 @@ static void pieces(void)
     unlink(path);
 }
 
+/* --- devices that wait for one that has what they need ------------------ */
+
+/* With what both devices keep, more than 192 KiB. */
+#define TAKEN (36 * PAGE)
+
+#define SIZE (64 * PAGE)
+
+typedef struct Machine {
+    Driver driver;          /* of the device that takes */
+    QVirtQueue *queue;
+    uint32_t head;
+    QOSState parent;
+    AHCIQState ahci;
+    uint8_t port;
+    uint64_t refused, pinned;
+} Machine;
+
+/* The disk's geometry is given, so that nobody waits until it is guessed. */
+static void start(Machine *machine, const char *args)
+{
+    Driver *driver = &machine->driver;
+    AHCIQState *ahci = &machine->ahci;
+    g_autofree char *all = g_strdup_printf(
+        "-m 128M -blockdev null-co,node-name=slow,size=16777216,"
+        "latency-ns=1500000000"
+        " -device virtio-blk-pci,id=disk0,addr=4.0,drive=slow,cyls=1,heads=1,"
+        "secs=1"
+        " -device ich9-ahci,id=ahci,addr=1f.2"
+        " -blockdev null-co,node-name=fast,size=16777216,read-zeroes=on %s",
+        args);
+
+    memset(machine, 0, sizeof(*machine));
+    driver_start(driver, "limit=16M,pin-limit=256K", all);
+    machine->queue = driver_add_queue(driver, 0);
+    qvirtio_set_driver_ok(driver->device);
+    machine->parent.qts = driver->qts;
+    alloc_init(&machine->parent.alloc, 0, BASE + 16 * MIB, BASE + 32 * MIB,
+               PAGE);
+    ahci->parent = &machine->parent;
+    ahci->dev = qpci_device_find(driver->bus, QPCI_DEVFN(0x1f, 2));
+    g_assert_nonnull(ahci->dev);
+    ahci->fingerprint = qpci_config_readl(ahci->dev, PCI_VENDOR_ID);
+    ahci_pci_enable(ahci);
+    ahci_hba_enable(ahci);
+}
+
+/* Take most of what may be pinned, for a while. */
+static void take(Machine *machine)
+{
+    QTestState *qts = machine->driver.qts;
+
+    machine->head = driver_add_request(&machine->driver, machine->queue,
+                                       VIRTIO_BLK_T_OUT, BASE, TAKEN, false);
+    qvirtqueue_kick(qts, machine->driver.device, machine->queue,
+                    machine->head);
+    while (held(qts, "disk0", "io") < TAKEN) {
+        g_usleep(1000);
+    }
+    machine->refused = number(qts, "pins", "refused");
+    machine->pinned = number(qts, "memory", "pinned");
+    g_assert_cmpuint(machine->pinned, >, 192 * 1024);
+}
+
+/* What was asked for since then gets nothing yet, and seldom tries to. */
+static void expect_waiting(Machine *machine)
+{
+    QTestState *qts = machine->driver.qts;
+
+    while (number(qts, "pins", "refused") == machine->refused) {
+        g_usleep(1000);
+    }
+    g_assert_cmpuint(number(qts, "pins", "refused"), <=,
+                     machine->refused + 20);
+    g_assert_cmpuint(number(qts, "memory", "pinned"), ==, machine->pinned);
+    g_assert_cmpuint(held(qts, "disk0", "io"), >=, TAKEN);
+}
+
+static void wait_taken(Machine *machine)
+{
+    qvirtio_wait_used_elem(machine->driver.qts, machine->driver.device,
+                           machine->queue, machine->head, NULL, PATIENCE_US);
+}
+
+static void end(Machine *machine)
+{
+    Driver *driver = &machine->driver;
+
+    ahci_clean_mem(&machine->ahci);
+    g_free(machine->ahci.dev);
+    alloc_destroy(&machine->parent.alloc);
+    driver_remove_queue(driver, machine->queue);
+    driver_end(driver);
+}
+
+/* The guest sees to it that no device has anything. */
+static void stop_all(Machine *machine)
+{
+    for (int port = 0; port < 6; port++) {
+        ahci_px_clr(&machine->ahci, port, AHCI_PX_CMD, AHCI_PX_CMD_ST);
+        ahci_px_clr(&machine->ahci, port, AHCI_PX_CMD, AHCI_PX_CMD_FRE);
+    }
+    qvirtio_reset(machine->driver.device);
+    expect_nothing_pinned(machine->driver.qts);
+}
+
+/* --- AHCI -------------------------------------------------------------- */
+
+#define AHCI_DISK "-device ide-hd,bus=ahci.0,drive=fast"
+
+static void select_port(Machine *machine)
+{
+    machine->port = ahci_port_select(&machine->ahci);
+    ahci_port_clear(&machine->ahci, machine->port);
+}
+
+static int waiting(AHCIQState *ahci, AHCICommand *cmd, const AHCIOpts *opts)
+{
+    expect_waiting(opts->opaque);
+    return 0;
+}
+
+/* All memory is one entry of the list: no small part of it can be had. */
+static void expect_to_read(Machine *machine, bool waits)
+{
+    QTestState *qts = machine->driver.qts;
+    AHCIOpts opts = {
+        .size = SIZE, .lba = 1, .prd_size = SIZE,
+        .buffer = ahci_alloc(&machine->ahci, SIZE),
+        .mid_cb = waits ? waiting : NULL, .opaque = machine,
+    };
+
+    fill(qts, opts.buffer, SIZE, CONTENT_RANDOM, 1);
+    ahci_exec(&machine->ahci, machine->port, CMD_READ_DMA_EXT, &opts);
+    check(qts, opts.buffer, SIZE, CONTENT_ZERO, 0);
+    ahci_free(&machine->ahci, opts.buffer);
+}
+
 /*
  * What can't be pinned at all, since others have it, waits for them: without a
  * retry that is in vain.
  */
 static void waits(void)
 {
-    /* with what both devices keep, more than 192 KiB */
-    const uint64_t taken = 36 * PAGE, size = 64 * PAGE;
-    g_autofree uint8_t *data = g_malloc0(size);
-    QOSState parent = { 0 };
-    AHCIQState ahci = { .parent = &parent };
-    Driver driver;
-    QVirtQueue *queue;
+    Machine machine;
     QTestState *qts;
-    uint32_t head;
-    uint8_t port;
 
-    driver_start(&driver, "limit=16M,pin-limit=256K", "-m 128M"
-                 " -blockdev null-co,node-name=slow,size=16777216,"
-                 "latency-ns=1500000000"
-                 " -device virtio-blk-pci,id=disk0,addr=4.0,drive=slow"
-                 " -device ich9-ahci,id=ahci,addr=1f.2"
-                 " -blockdev null-co,node-name=fast,size=16777216,"
-                 "read-zeroes=on -device ide-hd,bus=ahci.0,drive=fast");
-    qts = driver.qts;
-    parent.qts = qts;
-    alloc_init(&parent.alloc, 0, BASE + 16 * MIB, BASE + 32 * MIB, PAGE);
-    queue = driver_add_queue(&driver, 0);
-    qvirtio_set_driver_ok(driver.device);
-    ahci.dev = qpci_device_find(driver.bus, QPCI_DEVFN(0x1f, 2));
-    g_assert_nonnull(ahci.dev);
-    ahci.fingerprint = qpci_config_readl(ahci.dev, PCI_VENDOR_ID);
-    ahci_pci_enable(&ahci);
-    ahci_hba_enable(&ahci);
-    port = ahci_port_select(&ahci);
-    ahci_port_clear(&ahci, port);
-
-    head = driver_add_request(&driver, queue, VIRTIO_BLK_T_OUT, BASE, taken,
-                              false);
-    qvirtqueue_kick(qts, driver.device, queue, head);
-    while (held(qts, "disk0", "io") < taken) {
-        g_usleep(1000);
-    }
-    g_assert_cmpuint(number(qts, "memory", "pinned"), >, 192 * 1024);
-    memset(data, 1, size);
-    ahci_io(&ahci, port, CMD_READ_DMA_EXT, data, size, 1);
-    for (uint64_t i = 0; i < size; i++) {
-        g_assert_cmpint(data[i], ==, 0);
-    }
-    qvirtio_wait_used_elem(qts, driver.device, queue, head, NULL,
-                           PATIENCE_US);
-    /* the whole of it, its first piece, and perhaps once more for either */
-    g_assert_cmpuint(number(qts, "pins", "refused"), >, 0);
+    start(&machine, AHCI_DISK);
+    qts = machine.driver.qts;
+    select_port(&machine);
+    take(&machine);
+    expect_to_read(&machine, true);
+    wait_taken(&machine);
     g_assert_cmpuint(number(qts, "pins", "refused"), <=, 20);
     g_assert_null(holder(qts, "disk0", "io"));
-
-    ahci_clean_mem(&ahci);
-    g_free(ahci.dev);
-    alloc_destroy(&parent.alloc);
-    qvirtio_reset(driver.device);
-    driver_remove_queue(&driver, queue);
-    driver_end(&driver);
+    stop_all(&machine);
+    end(&machine);
 }
 
 int main(int argc, char **argv)
