@@ -6,7 +6,9 @@
 
 #include "qemu/osdep.h"
 #include "libqos/ahci.h"
+#include "block/nvme.h"
 #include "hw/pci/pci_regs.h"
+#include "qemu/bswap.h"
 #include "standard-headers/linux/virtio_blk.h"
 #include "memswap-driver.h"
 
@@ -92,6 +94,9 @@ static void pieces(void)
 #define TAKEN (36 * PAGE)
 
 #define SIZE (64 * PAGE)
+
+/* Of AHCI; each has a page pinned, and one that is used another. */
+#define PORTS 6
 
 typedef struct Machine {
     Driver driver;          /* of the device that takes */
@@ -183,7 +188,7 @@ static void end(Machine *machine)
 /* The guest sees to it that no device has anything. */
 static void stop_all(Machine *machine)
 {
-    for (int port = 0; port < 6; port++) {
+    for (int port = 0; port < PORTS; port++) {
         ahci_px_clr(&machine->ahci, port, AHCI_PX_CMD, AHCI_PX_CMD_ST);
         ahci_px_clr(&machine->ahci, port, AHCI_PX_CMD, AHCI_PX_CMD_FRE);
     }
@@ -244,10 +249,207 @@ static void waits(void)
     end(&machine);
 }
 
+/* Have a read wait; its memory is the caller's to free. */
+static uint64_t wait_to_read(Machine *machine, uint8_t command)
+{
+    uint64_t buffer = ahci_alloc(&machine->ahci, SIZE);
+    AHCICommand *cmd = ahci_command_create(command);
+    int busy = command == READ_FPDMA_QUEUED ? AHCI_PX_SACT : AHCI_PX_CI;
+
+    ahci_command_adjust(cmd, 1, buffer, SIZE, SIZE);
+    ahci_command_commit(&machine->ahci, cmd, machine->port);
+    ahci_command_issue_async(&machine->ahci, cmd);
+    ahci_command_free(cmd);
+    expect_waiting(machine);
+    g_assert_cmphex(ahci_px_rreg(&machine->ahci, machine->port, busy), !=, 0);
+    return buffer;
+}
+
+/* The guest need not wait for it: it resets the port. */
+static void cancelled(uint8_t command)
+{
+    Machine machine;
+    AHCIQState *ahci = &machine.ahci;
+    QTestState *qts;
+    uint64_t buffer;
+
+    start(&machine, AHCI_DISK);
+    qts = machine.driver.qts;
+    select_port(&machine);
+    take(&machine);
+    buffer = wait_to_read(&machine, command);
+    ahci_px_wreg(ahci, machine.port, AHCI_PX_SCTL, 1);
+    ahci_px_wreg(ahci, machine.port, AHCI_PX_SCTL, 0);
+    ahci_px_clr(ahci, machine.port, AHCI_PX_CMD, AHCI_PX_CMD_ST);
+    g_assert_cmphex(ahci_px_rreg(ahci, machine.port, AHCI_PX_CI), ==, 0);
+    g_assert_cmphex(ahci_px_rreg(ahci, machine.port, AHCI_PX_SACT), ==, 0);
+    /* the list of commands isn't mapped any more */
+    g_assert_cmpuint(number(qts, "memory", "pinned"), ==,
+                     machine.pinned - PAGE);
+    g_assert_cmpuint(held(qts, "disk0", "io"), >=, TAKEN);
+
+    ahci_px_set(ahci, machine.port, AHCI_PX_CMD, AHCI_PX_CMD_ST);
+    ahci_port_clear(ahci, machine.port);
+    ahci_free(ahci, buffer);
+    wait_taken(&machine);
+    expect_to_read(&machine, false);
+    stop_all(&machine);
+    end(&machine);
+}
+
+static void cancelled_reset(void)
+{
+    cancelled(CMD_READ_DMA_EXT);
+}
+
+static void cancelled_queued(void)
+{
+    cancelled(READ_FPDMA_QUEUED);
+}
+
+/* So does the machine, device by device: last the one that has it all. */
+static void cancelled_system(void)
+{
+    Machine machine;
+    QTestState *qts;
+
+    start(&machine, AHCI_DISK);
+    qts = machine.driver.qts;
+    select_port(&machine);
+    take(&machine);
+    wait_to_read(&machine, READ_FPDMA_QUEUED);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'system_reset' }");
+    qtest_qmp_eventwait(qts, "RESET");
+    /* the lists of AHCI's ports stay mapped until it gets others */
+    expect_soon(qts, "memory", "pinned", (PORTS + 1) * PAGE);
+    g_assert_null(holder(qts, "disk0", "io"));
+    g_assert_null(holder(qts, "disk0", "queues"));
+    end(&machine);
+}
+
+/* --- NVMe -------------------------------------------------------------- */
+
+/* Pages of the queues, and of what is read. */
+enum { ADMIN_SQ, ADMIN_CQ, IO_SQ, IO_CQ, DATA };
+
+typedef struct Nvme {
+    QTestState *qts;
+    QPCIDevice *dev;
+    QPCIBar bar;
+} Nvme;
+
+static uint64_t nvme_page(int index)
+{
+    return BASE + 48 * MIB + index * PAGE;
+}
+
+/* The n-th command of a queue; it is done when there is a completion. */
+static void nvme_submit(Nvme *nvme, int id, int n, const void *command)
+{
+    qtest_bufwrite(nvme->qts, nvme_page(2 * id) + n * sizeof(NvmeCmd),
+                   command, sizeof(NvmeCmd));
+    qpci_io_writel(nvme->dev, nvme->bar, sizeof(NvmeBar) + 8 * id, n + 1);
+}
+
+static uint16_t nvme_status(Nvme *nvme, int id, int n)
+{
+    NvmeCqe cqe;
+
+    qtest_bufread(nvme->qts, nvme_page(2 * id + 1) + n * sizeof(cqe), &cqe,
+                  sizeof(cqe));
+    return le16_to_cpu(cqe.status);
+}
+
+static void nvme_start(Nvme *nvme, Driver *driver)
+{
+    NvmeCreateCq cq = {
+        .opcode = NVME_ADM_CMD_CREATE_CQ, .cqid = cpu_to_le16(1),
+        .prp1 = cpu_to_le64(nvme_page(IO_CQ)), .qsize = cpu_to_le16(7),
+        .cq_flags = cpu_to_le16(NVME_CQ_PC),
+    };
+    NvmeCreateSq sq = {
+        .opcode = NVME_ADM_CMD_CREATE_SQ, .sqid = cpu_to_le16(1),
+        .prp1 = cpu_to_le64(nvme_page(IO_SQ)), .qsize = cpu_to_le16(7),
+        .sq_flags = cpu_to_le16(NVME_SQ_PC), .cqid = cpu_to_le16(1),
+    };
+
+    nvme->qts = driver->qts;
+    nvme->dev = qpci_device_find(driver->bus, QPCI_DEVFN(5, 0));
+    g_assert_nonnull(nvme->dev);
+    qpci_device_enable(nvme->dev);
+    nvme->bar = qpci_iomap(nvme->dev, 0, NULL);
+    qtest_memset(nvme->qts, nvme_page(ADMIN_SQ), 0, DATA * PAGE);
+    qpci_io_writel(nvme->dev, nvme->bar, NVME_REG_AQA, 7 << 16 | 7);
+    qpci_io_writeq(nvme->dev, nvme->bar, NVME_REG_ASQ, nvme_page(ADMIN_SQ));
+    qpci_io_writeq(nvme->dev, nvme->bar, NVME_REG_ACQ, nvme_page(ADMIN_CQ));
+    qpci_io_writel(nvme->dev, nvme->bar, NVME_REG_CC,
+                   4 << CC_IOCQES_SHIFT | 6 << CC_IOSQES_SHIFT |
+                   1 << CC_EN_SHIFT);
+    g_assert_cmphex(qpci_io_readl(nvme->dev, nvme->bar, NVME_REG_CSTS), ==,
+                    NVME_CSTS_READY);
+    nvme_submit(nvme, 0, 0, &cq);
+    nvme_submit(nvme, 0, 1, &sq);
+    while (!nvme_status(nvme, 0, 1)) {
+        g_usleep(1000);
+    }
+    /* the phase, and no error */
+    g_assert_cmphex(nvme_status(nvme, 0, 0), ==, 1);
+    g_assert_cmphex(nvme_status(nvme, 0, 1), ==, 1);
+}
+
+static void nvme_read(Nvme *nvme)
+{
+    NvmeRwCmd command = {
+        .opcode = NVME_CMD_READ, .nsid = cpu_to_le32(1),
+        .flags = NVME_PSDT_SGL_MPTR_CONTIGUOUS << 6,
+        .dptr.sgl.addr = cpu_to_le64(nvme_page(DATA)),
+        .dptr.sgl.len = cpu_to_le32(SIZE),
+        .nlb = cpu_to_le16(SIZE / SECTOR - 1),
+    };
+
+    nvme_submit(nvme, 1, 0, &command);
+}
+
+/* The guest resets the controller. */
+static void cancelled_nvme(void)
+{
+    Machine machine;
+    Nvme nvme;
+
+    start(&machine, "-device nvme,id=nvme0,addr=5.0,drive=fast,serial=1");
+    nvme_start(&nvme, &machine.driver);
+    take(&machine);
+    nvme_read(&nvme);
+    expect_waiting(&machine);
+    g_assert_cmphex(nvme_status(&nvme, 1, 0), ==, 0);
+    qpci_io_writel(nvme.dev, nvme.bar, NVME_REG_CC, 0);
+    g_assert_cmphex(qpci_io_readl(nvme.dev, nvme.bar, NVME_REG_CSTS), ==, 0);
+    g_assert_cmpuint(number(nvme.qts, "memory", "pinned"), ==,
+                     machine.pinned);
+    g_assert_cmpuint(held(nvme.qts, "disk0", "io"), >=, TAKEN);
+    wait_taken(&machine);
+
+    nvme_start(&nvme, &machine.driver);
+    fill(nvme.qts, nvme_page(DATA), SIZE, CONTENT_RANDOM, 1);
+    nvme_read(&nvme);
+    while (!nvme_status(&nvme, 1, 0)) {
+        g_usleep(1000);
+    }
+    g_assert_cmphex(nvme_status(&nvme, 1, 0), ==, 1);
+    check(nvme.qts, nvme_page(DATA), SIZE, CONTENT_ZERO, 0);
+    g_free(nvme.dev);
+    stop_all(&machine);
+    end(&machine);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     add_in_both_modes("memswap/dma/pieces", pieces);
     add_in_both_modes("memswap/dma/waits", waits);
+    add_in_both_modes("memswap/dma/cancelled/reset", cancelled_reset);
+    add_in_both_modes("memswap/dma/cancelled/queued", cancelled_queued);
+    add_in_both_modes("memswap/dma/cancelled/system", cancelled_system);
+    add_in_both_modes("memswap/dma/cancelled/nvme", cancelled_nvme);
     return g_test_run();
 }
