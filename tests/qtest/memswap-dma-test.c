@@ -196,9 +196,19 @@ static void stop_all(Machine *machine)
     expect_nothing_pinned(machine->driver.qts);
 }
 
+/* It is no error, for which the VM would stop. */
+static void expect_running(QTestState *qts)
+{
+    g_autoptr(QDict) response = qtest_qmp(qts,
+                                          "{ 'execute': 'query-status' }");
+
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(response, "return"),
+                                  "status"), ==, "running");
+}
+
 /* --- AHCI -------------------------------------------------------------- */
 
-#define AHCI_DISK "-device ide-hd,bus=ahci.0,drive=fast"
+#define AHCI_DISK "-device ide-hd,bus=ahci.0,drive=fast,rerror=stop"
 
 static void select_port(Machine *machine)
 {
@@ -287,6 +297,7 @@ static void cancelled(uint8_t command)
     g_assert_cmpuint(number(qts, "memory", "pinned"), ==,
                      machine.pinned - PAGE);
     g_assert_cmpuint(held(qts, "disk0", "io"), >=, TAKEN);
+    expect_running(qts);
 
     ahci_px_set(ahci, machine.port, AHCI_PX_CMD, AHCI_PX_CMD_ST);
     ahci_port_clear(ahci, machine.port);
@@ -324,6 +335,7 @@ static void cancelled_system(void)
     expect_soon(qts, "memory", "pinned", (PORTS + 1) * PAGE);
     g_assert_null(holder(qts, "disk0", "io"));
     g_assert_null(holder(qts, "disk0", "queues"));
+    expect_running(qts);
     end(&machine);
 }
 
