@@ -275,8 +275,8 @@ static uint64_t wait_to_read(Machine *machine, uint8_t command)
     return buffer;
 }
 
-/* The guest need not wait for it: it resets the port. */
-static void cancelled(uint8_t command)
+/* The guest need not wait for it: it resets the port, or stops its engine. */
+static void cancelled(uint8_t command, bool reset)
 {
     Machine machine;
     AHCIQState *ahci = &machine.ahci;
@@ -288,8 +288,10 @@ static void cancelled(uint8_t command)
     select_port(&machine);
     take(&machine);
     buffer = wait_to_read(&machine, command);
-    ahci_px_wreg(ahci, machine.port, AHCI_PX_SCTL, 1);
-    ahci_px_wreg(ahci, machine.port, AHCI_PX_SCTL, 0);
+    if (reset) {
+        ahci_px_wreg(ahci, machine.port, AHCI_PX_SCTL, 1);
+        ahci_px_wreg(ahci, machine.port, AHCI_PX_SCTL, 0);
+    }
     ahci_px_clr(ahci, machine.port, AHCI_PX_CMD, AHCI_PX_CMD_ST);
     g_assert_cmphex(ahci_px_rreg(ahci, machine.port, AHCI_PX_CI), ==, 0);
     g_assert_cmphex(ahci_px_rreg(ahci, machine.port, AHCI_PX_SACT), ==, 0);
@@ -310,12 +312,17 @@ static void cancelled(uint8_t command)
 
 static void cancelled_reset(void)
 {
-    cancelled(CMD_READ_DMA_EXT);
+    cancelled(CMD_READ_DMA_EXT, true);
 }
 
 static void cancelled_queued(void)
 {
-    cancelled(READ_FPDMA_QUEUED);
+    cancelled(READ_FPDMA_QUEUED, true);
+}
+
+static void cancelled_stop(void)
+{
+    cancelled(CMD_READ_DMA_EXT, false);
 }
 
 /* So does the machine, device by device: last the one that has it all. */
@@ -454,6 +461,143 @@ static void cancelled_nvme(void)
     end(&machine);
 }
 
+/* --- IDE: it takes what it cancels to be at its end ---------------------- */
+
+#define READ_DMA_EXT 0x25
+#define ENTRY (64 * 1024)
+
+typedef struct Ide {
+    QTestState *qts;
+    QPCIDevice *dev;
+    QPCIBar ports, control, bmdma;
+} Ide;
+
+static void ide_start(Ide *ide, Driver *driver)
+{
+    ide->qts = driver->qts;
+    ide->dev = qpci_device_find(driver->bus, QPCI_DEVFN(1, 1));
+    g_assert_nonnull(ide->dev);
+    ide->bmdma = qpci_iomap(ide->dev, 4, NULL);
+    ide->ports = qpci_legacy_iomap(ide->dev, 0x1f0);
+    ide->control = qpci_legacy_iomap(ide->dev, 0x3f6);
+    qpci_device_enable(ide->dev);
+}
+
+static void ide_stop(Ide *ide)
+{
+    qpci_io_writeb(ide->dev, ide->bmdma, 0, 0);
+}
+
+static void ide_read(Ide *ide, uint64_t addr, uint64_t size)
+{
+    uint64_t list = addr - PAGE;
+    int sectors = size / SECTOR;
+
+    for (int i = 0; i < size / ENTRY; i++) {
+        /* 64 KiB are given as 0; the last one is marked */
+        qtest_writel(ide->qts, list + 8 * i, addr + i * ENTRY);
+        qtest_writel(ide->qts, list + 8 * i + 4,
+                     i == size / ENTRY - 1 ? 1u << 31 : 0);
+    }
+    ide_stop(ide);
+    qpci_io_writeb(ide->dev, ide->bmdma, 2, 4);
+    qpci_io_writel(ide->dev, ide->bmdma, 4, list);
+    qpci_io_writeb(ide->dev, ide->ports, 6, 0x40);
+    qpci_io_writeb(ide->dev, ide->ports, 2, sectors >> 8);
+    qpci_io_writeb(ide->dev, ide->ports, 2, sectors);
+    for (int i = 3; i < 6; i++) {
+        qpci_io_writeb(ide->dev, ide->ports, i, 0);
+        qpci_io_writeb(ide->dev, ide->ports, i, 0);
+    }
+    qpci_io_writeb(ide->dev, ide->ports, 7, READ_DMA_EXT);
+    /* from the disk, and start */
+    qpci_io_writeb(ide->dev, ide->bmdma, 0, 8 | 1);
+}
+
+static void ide_reset(Ide *ide)
+{
+    qpci_io_writeb(ide->dev, ide->control, 0, 4);
+    qpci_io_writeb(ide->dev, ide->control, 0, 0);
+    while (qpci_io_readb(ide->dev, ide->ports, 7) & 0x80) {
+        g_usleep(1000);
+    }
+}
+
+static void ide_expect_to_read(Ide *ide, uint64_t addr, uint64_t size)
+{
+    fill(ide->qts, addr, size, CONTENT_RANDOM, 1);
+    ide_read(ide, addr, size);
+    while (qpci_io_readb(ide->dev, ide->bmdma, 2) & 1) {
+        g_usleep(1000);
+    }
+    g_assert_cmphex(qpci_io_readb(ide->dev, ide->ports, 7) & 1, ==, 0);
+    check(ide->qts, addr, size, CONTENT_ZERO, 0);
+}
+
+static void cancelled_ide(const char *drive, void (*cancel)(Ide *ide))
+{
+    g_autofree char *args = g_strdup_printf(
+        "-blockdev null-co,node-name=inert,size=16777216,read-zeroes=on,"
+        "latency-ns=400000000"
+        " -device ide-hd,bus=ide.0,drive=%s,rerror=stop", drive);
+    const uint64_t addr = BASE + 48 * MIB, size = MIB / 2;
+    bool waits = g_str_equal(drive, "fast");
+    Machine machine;
+    Ide ide;
+
+    start(&machine, args);
+    ide_start(&ide, &machine.driver);
+    machine.pinned = number(ide.qts, "memory", "pinned");
+    fill(ide.qts, addr, size, CONTENT_RANDOM, 1);
+    if (waits) {
+        take(&machine);
+        ide_read(&ide, addr, size);
+        expect_waiting(&machine);
+    } else {
+        ide_read(&ide, addr, size);
+        g_assert_cmpuint(number(ide.qts, "pins", "refused"), >, 0);
+        g_assert_cmpuint(number(ide.qts, "memory", "pinned"), >,
+                         machine.pinned);
+    }
+    g_assert_cmphex(qpci_io_readb(ide.dev, ide.bmdma, 2) & 1, ==, 1);
+    cancel(&ide);
+    g_assert_cmphex(qpci_io_readb(ide.dev, ide.bmdma, 2) & 1, ==, 0);
+    g_assert_cmpuint(number(ide.qts, "memory", "pinned"), ==, machine.pinned);
+    expect_running(ide.qts);
+    if (waits) {
+        g_assert_cmpuint(held(ide.qts, "disk0", "io"), >=, TAKEN);
+        wait_taken(&machine);
+    } else {
+        /* what was under way came, and no more */
+        check(ide.qts, addr, ENTRY, CONTENT_ZERO, 0);
+    }
+    check(ide.qts, addr + size - ENTRY, ENTRY, CONTENT_RANDOM, 1);
+    ide_expect_to_read(&ide, addr, size);
+    g_free(ide.dev);
+    stop_all(&machine);
+    end(&machine);
+}
+
+static void cancelled_ide_stop(void)
+{
+    cancelled_ide("fast", ide_stop);
+}
+
+static void cancelled_ide_reset(void)
+{
+    cancelled_ide("fast", ide_reset);
+}
+
+static void cancelled_pieces_stop(void)
+{
+    cancelled_ide("inert", ide_stop);
+}
+
+static void cancelled_pieces_reset(void)
+{
+    cancelled_ide("inert", ide_reset);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -461,7 +605,14 @@ int main(int argc, char **argv)
     add_in_both_modes("memswap/dma/waits", waits);
     add_in_both_modes("memswap/dma/cancelled/reset", cancelled_reset);
     add_in_both_modes("memswap/dma/cancelled/queued", cancelled_queued);
+    add_in_both_modes("memswap/dma/cancelled/stop", cancelled_stop);
     add_in_both_modes("memswap/dma/cancelled/system", cancelled_system);
     add_in_both_modes("memswap/dma/cancelled/nvme", cancelled_nvme);
+    add_in_both_modes("memswap/dma/cancelled/ide/stop", cancelled_ide_stop);
+    add_in_both_modes("memswap/dma/cancelled/ide/reset", cancelled_ide_reset);
+    add_in_both_modes("memswap/dma/cancelled/pieces/stop",
+                      cancelled_pieces_stop);
+    add_in_both_modes("memswap/dma/cancelled/pieces/reset",
+                      cancelled_pieces_reset);
     return g_test_run();
 }
