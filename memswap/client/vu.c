@@ -16,8 +16,9 @@
  *   guest, and the request popped again.  So there is always one to wait for.
  *   One by itself has to fit, and fails if it doesn't.
  *
- * A request that the device drops without an answer stays pinned until the
- * connection ends, or its descriptor is used again.
+ * One that the device drops without an answer, it says so: vu_queue_drop().  A
+ * guest that gives a descriptor again whose request is under way, be it from
+ * before a reset, fails: of two with one name it can't be said which has ended.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -253,11 +254,12 @@ bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head,
     if (head >= VIRTQUEUE_MAX_SIZE) {
         return false;
     }
-    /* one that was dropped, or is popped again */
-    vu_memswap_unpin_buffers(dev, vq, head);
     queue = queue_of(dev, vq);
     request = &queue->requests[head];
     queue->waits = false;
+    if (request->under_way) {
+        return false;
+    }
     /* those that were under way in another life are not to wait */
     if (any_under_way(dev) && vq->kick_fd >= 0 && !vq->resubmit_list) {
         flags |= MEMSWAP_CLIENT_BOUNDED;

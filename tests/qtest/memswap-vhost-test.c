@@ -27,12 +27,14 @@ static void end_with_us(gpointer opaque)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
-static void daemon_start(Daemon *daemon)
+/* Each request of it takes so long. */
+static void daemon_start(Daemon *daemon, unsigned int latency_ms)
 {
     g_autofree char *build = g_path_get_dirname(getenv("QTEST_QEMU_BINARY"));
     g_autofree char *program = g_build_filename(
         build, "storage-daemon", "qemu-storage-daemon", NULL);
     g_autofree char *export = NULL;
+    g_autofree char *disk = NULL;
     int64_t until = g_get_monotonic_time() + PATIENCE_US;
     GError *error = NULL;
 
@@ -42,10 +44,10 @@ static void daemon_start(Daemon *daemon)
     export = g_strdup_printf("type=vhost-user-blk,id=export,node-name=disk,"
                              "writable=on,addr.type=unix,addr.path=%s",
                              daemon->socket);
+    disk = g_strdup_printf("null-co,node-name=disk,size=16777216,"
+                           "read-zeroes=on,latency-ns=%u000000", latency_ms);
     char *argv[] = {
-        program, (char *)"--blockdev",
-        (char *)"null-co,node-name=disk,size=16777216,read-zeroes=on",
-        (char *)"--export", export, NULL,
+        program, (char *)"--blockdev", disk, (char *)"--export", export, NULL,
     };
 
     g_spawn_async(NULL, argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD, end_with_us,
@@ -68,13 +70,40 @@ static void daemon_end(Daemon *daemon)
     g_free(daemon->directory);
 }
 
-/* What the process has pinned. */
-static uint64_t pinned_by_process(QTestState *qts)
+/* A guest with its disk, and with content in memory. */
+static QVirtQueue *guest_start(Driver *driver, const Daemon *daemon)
+{
+    g_autofree char *args = g_strdup_printf(
+        "-m 128M -chardev socket,id=disk,path=%s"
+        " -device vhost-user-blk-pci,id=disk0,addr=4.0,"
+        "chardev=disk,num-queues=1", daemon->socket);
+    QVirtQueue *queue;
+
+    driver_start(driver, "limit=16M", args);
+    queue = driver_add_queue(driver, 0);
+    qvirtio_set_driver_ok(driver->device);
+    fill(driver->qts, BASE, 4 * MIB, CONTENT_RANDOM, 1);
+    return queue;
+}
+
+static void guest_end(Driver *driver, QVirtQueue *queue)
+{
+    qvirtio_reset(driver->device);
+    driver_remove_queue(driver, queue);
+    driver_end(driver);
+}
+
+/* What the process has pinned; -1: there is none. */
+static int64_t pinned_by_process(QTestState *qts)
 {
     g_autoptr(QDict) info = query(qts);
     const QListEntry *entry = qlist_first(qdict_get_qlist(info, "devices"));
-    QDict *device = qobject_to(QDict, qlist_entry_obj(entry));
+    QDict *device;
 
+    if (!entry) {
+        return -1;
+    }
+    device = qobject_to(QDict, qlist_entry_obj(entry));
     g_assert_cmpstr(qdict_get_str(device, "kind"), ==, "pin-aware");
     return qdict_get_int(device, "pinned");
 }
@@ -118,21 +147,14 @@ static uint32_t add(Driver *driver, QVirtQueue *queue, uint64_t addr,
  */
 static void dropped(void)
 {
-    g_autofree char *args = NULL;
     Daemon daemon;
     Driver driver;
     QVirtQueue *queue;
     QTestState *qts;
 
-    daemon_start(&daemon);
-    args = g_strdup_printf("-m 128M -chardev socket,id=disk,path=%s"
-                           " -device vhost-user-blk-pci,id=disk0,addr=4.0,"
-                           "chardev=disk,num-queues=1", daemon.socket);
-    driver_start(&driver, "limit=16M", args);
+    daemon_start(&daemon, 0);
+    queue = guest_start(&driver, &daemon);
     qts = driver.qts;
-    queue = driver_add_queue(&driver, 0);
-    qvirtio_set_driver_ok(driver.device);
-    fill(qts, BASE, 4 * MIB, CONTENT_RANDOM, 1);
     driver_submit(&driver, queue, add(&driver, queue, BASE, true));
     check(qts, BASE + PAGE, BUFFER, CONTENT_ZERO, 0);
     expect_little_pinned(qts);
@@ -148,9 +170,94 @@ static void dropped(void)
     reclaim(qts, 128 * MIB);
     check(qts, BASE + PAGE, BUFFER, CONTENT_ZERO, 0);
 
-    qvirtio_reset(driver.device);
+    guest_end(&driver, queue);
+    daemon_end(&daemon);
+}
+
+/* The process ends the connection, with no request used, nor pinned then. */
+static void expect_failure(QTestState *qts, QVirtQueue *queue)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
+
+    while (pinned_by_process(qts) >= 0) {
+        g_assert_cmpuint(qtest_readw(qts, queue->used + 2), ==, 0);
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(10 * 1000);
+    }
+    /* one that runs has its buffer until it has ended */
+    do {
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(10 * 1000);
+        reclaim(qts, 128 * MIB);
+    } while (number(qts, "memory", "resident") >= BUFFER);
+    check(qts, BASE + PAGE, BUFFER, CONTENT_ZERO, 0);
+    check(qts, BASE + MIB, MIB, CONTENT_RANDOM, 1);
+}
+
+/* It was the guest's error: another is served. */
+static void expect_alive(const Daemon *daemon)
+{
+    Driver driver;
+    QVirtQueue *queue = guest_start(&driver, daemon);
+
+    driver_submit(&driver, queue, add(&driver, queue, BASE, true));
+    check(driver.qts, BASE + PAGE, BUFFER, CONTENT_ZERO, 0);
+    guest_end(&driver, queue);
+}
+
+/*
+ * A request is made available again while it is under way.  It can't be told
+ * which of the two has ended then, so the device fails.
+ */
+static void twice(void)
+{
+    Daemon daemon;
+    Driver driver;
+    QVirtQueue *queue;
+    uint32_t head;
+
+    daemon_start(&daemon, 1000);
+    queue = guest_start(&driver, &daemon);
+    head = add(&driver, queue, BASE, true);
+    /* both at once: the process has popped none before */
+    qtest_writew(driver.qts, queue->avail + 4, head);
+    qtest_writew(driver.qts, queue->avail + 6, head);
+    qtest_writew(driver.qts, queue->avail + 2, 2);
+    driver.device->bus->virtqueue_kick(driver.device, queue);
+    expect_failure(driver.qts, queue);
+    guest_end(&driver, queue);
+    expect_alive(&daemon);
+    daemon_end(&daemon);
+}
+
+/* The same, with a reset between the two, which ends no request. */
+static void twice_over_reset(void)
+{
+    Daemon daemon;
+    Driver driver;
+    QVirtQueue *queue;
+    int64_t until;
+    uint32_t head;
+
+    daemon_start(&daemon, 3000);
+    queue = guest_start(&driver, &daemon);
+    head = add(&driver, queue, BASE, true);
+    qvirtqueue_kick(driver.qts, driver.device, queue, head);
+    /* it is popped, and not only made available */
+    until = g_get_monotonic_time() + PATIENCE_US;
+    while (pinned_by_process(driver.qts) < BUFFER) {
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(1000);
+    }
+    driver_reset(&driver);
     driver_remove_queue(&driver, queue);
-    driver_end(&driver);
+    queue = driver_add_queue(&driver, 0);
+    qvirtio_set_driver_ok(driver.device);
+    g_assert_cmpuint(add(&driver, queue, BASE, true), ==, head);
+    qvirtqueue_kick(driver.qts, driver.device, queue, head);
+    expect_failure(driver.qts, queue);
+    guest_end(&driver, queue);
+    expect_alive(&daemon);
     daemon_end(&daemon);
 }
 
@@ -158,5 +265,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     add_in_both_modes("memswap/vhost/dropped", dropped);
+    add_in_both_modes("memswap/vhost/twice", twice);
+    add_in_both_modes("memswap/vhost/twice-over-reset", twice_over_reset);
     return g_test_run();
 }
