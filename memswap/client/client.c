@@ -32,6 +32,9 @@
 
 #include "memswap/client.h"
 
+/* Parts among which to look for a page that is to be asked for already. */
+#define LOOK_BACK 64
+
 typedef struct File {
     uint64_t number;
     _Atomic uint32_t *words;
@@ -439,10 +442,16 @@ static bool note(MemswapHeldPins *held, const Words *words, uint64_t i,
     return true;
 }
 
-/* Is it to be asked for already?  Several buffers may be in one page. */
+/*
+ * Is it to be asked for already?  Several buffers may be in one page, one after
+ * the other most often.  To ask twice is no error, and the guest says how many
+ * parts there are: so only the last ones are looked at.
+ */
 static bool is_noted(const MemswapHeldPins *held, const void *word)
 {
-    for (unsigned int i = 0; i < held->n; i++) {
+    unsigned int first = held->n > LOOK_BACK ? held->n - LOOK_BACK : 0;
+
+    for (unsigned int i = first; i < held->n; i++) {
         const MemswapHeldPart *part = &held->parts[i];
 
         if (part->out && (uintptr_t)word - (uintptr_t)part->words <
