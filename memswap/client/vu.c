@@ -240,6 +240,21 @@ static bool any_under_way(VuDev *dev)
     return false;
 }
 
+/* More than there is of memory: for the same pages again and again. */
+static bool too_large(VuDev *dev, const struct iovec *iov, unsigned int n)
+{
+    uint64_t size = 0, all = 0;
+
+    for (unsigned int i = 0; i < dev->nregions; i++) {
+        all += dev->regions[i].size;
+    }
+    /* of so many, with at most 4 GiB each, it can't overflow */
+    for (unsigned int i = 0; i < n; i++) {
+        size += iov[i].iov_len;
+    }
+    return size > all;
+}
+
 bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head,
                             const struct iovec *iov, unsigned int n)
 {
@@ -257,7 +272,7 @@ bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head,
     queue = queue_of(dev, vq);
     request = &queue->requests[head];
     queue->waits = false;
-    if (request->under_way) {
+    if (request->under_way || too_large(dev, iov, n)) {
         return false;
     }
     /* those that were under way in another life are not to wait */
