@@ -635,6 +635,13 @@ uint64_t memswap_pin_bound(MemswapEngine *engine);
 bool memswap_pin_mapped(MemswapBlock *block, uint64_t page);
 /* That pin ends, which nobody is to have waited for. */
 void memswap_unpin_mapped(MemswapBlock *block, uint64_t page);
+/*
+ * Pin pages of a block that the caller has counted in, in spite of the bound; a
+ * short time.  It may be going, and is not to be found any more then: by the
+ * address of its pages none would be pinned, without an error.
+ */
+int memswap_block_pin(MemswapBlock *block, uint64_t first, uint64_t n);
+void memswap_block_unpin(MemswapBlock *block, uint64_t first, uint64_t n);
 
 /* fault.c */
 

@@ -433,6 +433,31 @@ static int pin_part(MemswapBlock *block, uint64_t first, uint64_t end,
     return ret;
 }
 
+int memswap_block_pin(MemswapBlock *block, uint64_t first, uint64_t n)
+{
+    PinWait wait = { 0 };
+
+    return pin_part(block, first, first + n, MEMSWAP_PIN_FORCE, &wait);
+}
+
+/* Pins have ended, so pages can leave that could not. */
+static void may_leave(MemswapEngine *engine)
+{
+    if (atomic_load(&engine->huge_stuck)) {
+        /* until reclaim finds out anew */
+        atomic_store(&engine->huge_stuck, 0);
+    }
+    memswap_room_made(engine);
+}
+
+void memswap_block_unpin(MemswapBlock *block, uint64_t first, uint64_t n)
+{
+    unpin_part(block, first, first + n);
+    may_leave(block->engine);
+    /* somebody may have been refused for these */
+    memswap_unpinned(block->engine);
+}
+
 void memswap_unpin(MemswapEngine *engine, const void *host, uint64_t size)
 {
     const uint8_t *at = host;
@@ -443,11 +468,7 @@ void memswap_unpin(MemswapEngine *engine, const void *host, uint64_t size)
         unpin_part(block, first, end);
         memswap_block_unref(block);
     }
-    if (atomic_load(&engine->huge_stuck)) {
-        /* until reclaim finds out anew */
-        atomic_store(&engine->huge_stuck, 0);
-    }
-    memswap_room_made(engine);
+    may_leave(engine);
 }
 
 int memswap_pin_with(MemswapEngine *engine, const void *host, uint64_t size,

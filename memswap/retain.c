@@ -92,13 +92,10 @@ static int no_hugepages(MemswapBlock *block, char **error)
 /* A page that is out: by itself, with all the waiting that this may take. */
 static int bring_back_page(MemswapBlock *block, uint64_t page)
 {
-    void *host = memswap_page_host(block, page);
-    int ret = memswap_pin_with(block->engine, host, block->page_size,
-                               MEMSWAP_PIN_FORCE);
+    int ret = memswap_block_pin(block, page, 1);
 
     if (!ret) {
-        memswap_unpin(block->engine, host, block->page_size);
-        memswap_unpinned(block->engine);
+        memswap_block_unpin(block, page, 1);
     }
     return ret;
 }

@@ -352,12 +352,9 @@ static uint64_t tell_beside(MemswapTable *table, MemswapBlock *block,
 static int give_pages(MemswapTable *table, MemswapBlock *block,
                       uint64_t first, uint64_t n, bool beside, uint64_t *told)
 {
-    MemswapEngine *engine = block->engine;
-    void *host = memswap_page_host(block, first);
-    uint64_t size = n << block->page_shift;
     uint64_t done = 0;
     /* for a moment: no reason to refuse it, or anybody else */
-    int ret = memswap_pin_with(engine, host, size, MEMSWAP_PIN_FORCE);
+    int ret = memswap_block_pin(block, first, n);
 
     if (ret) {
         return ret;
@@ -368,9 +365,7 @@ static int give_pages(MemswapTable *table, MemswapBlock *block,
     if (done == n && beside) {
         *told = tell_beside(table, block, first, n);
     }
-    memswap_unpin(engine, host, size);
-    /* but somebody may have been refused for it */
-    memswap_unpinned(engine);
+    memswap_block_unpin(block, first, n);
     if (done < n) {
         table_take_back(table, first, done);
         return -EOVERFLOW;

@@ -216,6 +216,44 @@ static void test_refused(void)
     harness_free(h);
 }
 
+/* --- a block that goes ------------------------------------------------- */
+
+static unsigned int times_tried;
+
+/* As if the block were removed, with no memory to bring a page in. */
+static int go(void *opaque, InjectCall call, uint64_t where, size_t *size)
+{
+    Harness *h = opaque;
+
+    if (call != INJECT_COPY) {
+        return 0;
+    }
+    atomic_store(&h->ram.block->dead, true);
+    /* who never stops lets nobody remove it */
+    g_assert_cmpuint(++times_tried, <, 1000);
+    return -ENOMEM;
+}
+
+/* A page that can't be brought in is not tried for ever. */
+static void test_going(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+    InjectHooks hooks = { .before = go, .opaque = h };
+
+    write_pages(h, 0, 3);
+    harness_settle(h);
+    g_assert_cmpuint(memswap_reclaim(h->engine, MIB), ==, 3 * PAGE);
+    inject(&hooks);
+    g_assert_cmpint(memswap_retain(h->engine, h->ram.host, NULL), ==,
+                    -EFAULT);
+    inject(NULL);
+    atomic_store(&h->ram.block->dead, false);
+    g_assert_cmpuint(stats_of(h).retained, ==, 0);
+    check_pages(h, 0, 3);
+    harness_check(h);
+    harness_free(h);
+}
+
 /* --- what others make -------------------------------------------------- */
 
 /*
@@ -539,6 +577,7 @@ int main(int argc, char **argv)
     g_test_add_func("/retain/on-trial", test_on_trial);
     g_test_add_func("/retain/limit", test_limit);
     g_test_add_func("/retain/refused", test_refused);
+    g_test_add_func("/retain/going", test_going);
     g_test_add_func("/retain/made-by-other", test_made_by_other);
     g_test_add_func("/retain/discard", test_discard);
     g_test_add_func("/retain/discard-huge", test_discard_huge);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "device.h"
+#include "inject.h"
 #include "memswap/client.h"
 
 static uint32_t word_of(const MemswapShared *shared, uint64_t number)
@@ -167,11 +168,55 @@ static void test_count_without_in(void)
     harness_free(h);
 }
 
+/* As if the block were removed while its pages are pinned. */
+static int mark_dead(void *opaque, InjectCall call, uint64_t where,
+                     size_t *size)
+{
+    Harness *h = opaque;
+
+    if (call == INJECT_COPY) {
+        atomic_store(&h->ram.block->dead, true);
+    }
+    return 0;
+}
+
+/*
+ * A process is told that pages of a block that goes are in only with them
+ * pinned: they are not looked for by an address that is nobody's any more.
+ */
+static void test_going(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+    MemswapClient *client = memswap_client_new(h->engine);
+    InjectHooks hooks = { .before = mark_dead, .opaque = h };
+    MemswapShared shared;
+
+    g_assert_cmpint(memswap_client_share(client, h->ram.host, &shared), ==,
+                    0);
+    write_pages(h, 0, 3);
+    harness_settle(h);
+    g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, 3 * PAGE);
+    inject(&hooks);
+    g_assert_cmpint(pin_words(client, 0, 0, 3, 0), ==, 0);
+    inject(NULL);
+    g_assert_true(atomic_load(&h->ram.block->dead));
+    g_assert_cmpuint(stats_of(h).pinned, ==, 0);
+    g_assert_cmpint(pin_words(client, 0, 0, 1, 0), ==, -ENOENT);
+    atomic_store(&h->ram.block->dead, false);
+    g_assert_cmpuint(memswap_client_pinned(client), ==, 3 * PAGE);
+    g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, 0);
+    memswap_client_free(client);
+    g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, 3 * PAGE);
+    harness_check(h);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/shared-bad/requests", test_bad_requests);
     g_test_add_func("/shared-bad/packets", test_bad_packets);
     g_test_add_func("/shared-bad/count-without-in", test_count_without_in);
+    g_test_add_func("/shared-bad/going", test_going);
     return g_test_run();
 }
