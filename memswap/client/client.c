@@ -9,7 +9,8 @@
  * answers come in the order of the requests.
  *
  * The list of tables is replaced as a whole; who reads an old one goes on with
- * it.  Old ones are few, and kept until the end: memory comes and goes rarely.
+ * it.  Readers count themselves in before they look for the list: if nobody is
+ * counted after it was replaced, nobody has an old one.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -53,13 +54,14 @@ typedef struct Region {
 } Region;
 
 typedef struct List {
-    struct List *older;
+    struct List *older;     /* of who sets tables: to be freed */
     unsigned int n;
     Region regions[];
 } List;
 
 struct MemswapPins {
     _Atomic(List *) list;
+    _Atomic unsigned int readers;
     File *files;            /* of who sets tables */
     int channel;            /* -1: none yet */
     pthread_mutex_t lock;   /* of the channel's use */
@@ -76,20 +78,22 @@ MemswapPins *memswap_pins_new(void)
     return pins;
 }
 
-void memswap_pins_free(MemswapPins *pins)
+static void free_lists(List *list)
 {
-    List *list;
-
-    if (!pins) {
-        return;
-    }
-    list = atomic_load(&pins->list);
     while (list) {
         List *older = list->older;
 
         free(list);
         list = older;
     }
+}
+
+void memswap_pins_free(MemswapPins *pins)
+{
+    if (!pins) {
+        return;
+    }
+    free_lists(atomic_load(&pins->list));
     while (pins->files) {
         File *file = pins->files;
 
@@ -165,6 +169,16 @@ static List *list_new(MemswapPins *pins, unsigned int room)
     return list;
 }
 
+static void set_list(MemswapPins *pins, List *list)
+{
+    atomic_store(&pins->list, list);
+    /* who is counted in after this finds the new one */
+    if (!atomic_load(&pins->readers)) {
+        free_lists(list->older);
+        list->older = NULL;
+    }
+}
+
 /*
  * The list with one more region, in place of those that it covers.  One at the
  * same address that is larger goes on for what is beyond: who uses that memory
@@ -189,7 +203,7 @@ static int add_region(MemswapPins *pins, const Region *region)
             new->regions[new->n++].fresh &= other->address != region->address;
         }
     }
-    atomic_store(&pins->list, new);
+    set_list(pins, new);
     return 0;
 }
 
@@ -213,7 +227,7 @@ static int drop_regions(MemswapPins *pins, bool stale, uint64_t address)
     if (new->n == n) {
         free(new);
     } else {
-        atomic_store(&pins->list, new);
+        set_list(pins, new);
     }
     return 0;
 }
@@ -349,15 +363,30 @@ typedef struct Words {
     uint64_t first, n;
 } Words;
 
+/* What is returned, and its regions, stay until done_with_list(). */
+static const List *use_list(MemswapPins *pins)
+{
+    if (!pins) {
+        return NULL;
+    }
+    atomic_fetch_add(&pins->readers, 1);
+    return atomic_load(&pins->list);
+}
+
+static void done_with_list(MemswapPins *pins)
+{
+    if (pins) {
+        atomic_fetch_sub(&pins->readers, 1);
+    }
+}
+
 /*
  * The next part of [*address, *address + *size) that a table covers.  False at
  * the end.
  */
-static bool next_words(MemswapPins *pins, uint64_t *address, uint64_t *size,
+static bool next_words(const List *list, uint64_t *address, uint64_t *size,
                        Words *words)
 {
-    List *list = pins ? atomic_load(&pins->list) : NULL;
-
     while (list && *size) {
         const Region *found = NULL;
         uint64_t skip = *size;
@@ -484,14 +513,15 @@ static bool pin_words(const Words *words, MemswapHeldPins *held)
 int memswap_pin_present(MemswapPins *pins, uint64_t address, uint64_t size,
                         MemswapHeldPins *held)
 {
+    const List *list = use_list(pins);
     Words words;
+    int ret = 0;
 
-    while (next_words(pins, &address, &size, &words)) {
-        if (!pin_words(&words, held)) {
-            return -ENOMEM;
-        }
+    while (!ret && next_words(list, &address, &size, &words)) {
+        ret = pin_words(&words, held) ? 0 : -ENOMEM;
     }
-    return 0;
+    done_with_list(pins);
+    return ret;
 }
 
 /*
@@ -588,9 +618,11 @@ int memswap_pin_guest(MemswapPins *pins, uint64_t address, uint64_t size)
 
 void memswap_unpin_guest(MemswapPins *pins, uint64_t address, uint64_t size)
 {
+    const List *list = use_list(pins);
     Words words;
 
-    while (next_words(pins, &address, &size, &words)) {
+    while (next_words(list, &address, &size, &words)) {
         unpin_words(words.at, words.n);
     }
+    done_with_list(pins);
 }

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -428,6 +429,54 @@ static void test_very_many(void)
     g_free(held.parts);
 }
 
+typedef struct Reader {
+    FrontEnd *f;
+    atomic_bool stop;
+} Reader;
+
+static gpointer read_tables(gpointer opaque)
+{
+    Reader *reader = opaque;
+    MemswapHeldPins held = { 0 };
+
+    while (!atomic_load(&reader->stop)) {
+        note(reader->f, &held, 0, 30 * PAGE);
+        /* the last one stays */
+        g_assert_cmpuint(count(reader->f, 29), ==, 1);
+        memswap_unpin_held(&held);
+    }
+    g_free(held.parts);
+    return NULL;
+}
+
+/* Old lists of tables go, be they in use when they are replaced or not. */
+static void test_again_and_again(void)
+{
+    FrontEnd *f = front_end_new();
+    Reader reader = { .f = f };
+    GThread *thread = NULL;
+    size_t before;
+
+    for (unsigned int i = 0; i < 30; i++) {
+        tell(f, i, 1, i);
+    }
+    before = mallinfo2().uordblks;
+    for (unsigned int i = 0; i < 20000; i++) {
+        if (i == 10000) {
+            thread = g_thread_new("reader", read_tables, &reader);
+        }
+        g_assert_cmpint(memswap_pins_end_table(f->pins, i % 29 * PAGE), ==, 0);
+        tell(f, i % 29, 1, i % 29);
+    }
+    atomic_store(&reader.stop, true);
+    g_thread_join(thread);
+    /* with nobody there */
+    g_assert_cmpint(memswap_pins_end_table(f->pins, 0), ==, 0);
+    g_assert_cmpuint(mallinfo2().uordblks, <, before + 100 * 1024);
+    assert_none_pinned(f);
+    front_end_free(f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -439,5 +488,6 @@ int main(int argc, char **argv)
     g_test_add_func("/client/small-buffers", test_small_buffers);
     g_test_add_func("/client/many", test_many);
     g_test_add_func("/client/very-many", test_very_many);
+    g_test_add_func("/client/again-and-again", test_again_and_again);
     return g_test_run();
 }
