@@ -406,7 +406,8 @@ static bool next_words(const List *list, uint64_t *address, uint64_t *size,
             uint64_t offset = *address - found->address;
             uint64_t n = found->size - offset;
 
-            n = n < *size ? n : *size;
+            /* not into what a newer one has */
+            n = n < skip ? n : skip;
             words->region = found;
             words->first = offset / found->page_size;
             words->n = (offset + n - 1) / found->page_size - words->first + 1;

@@ -83,6 +83,13 @@ static void pin_counts(FrontEnd *f, uint64_t page, unsigned int expected)
     g_assert_cmpuint(count(f, page), ==, expected);
 }
 
+static void assert_none_pinned(FrontEnd *f)
+{
+    for (unsigned int i = 0; i < WORDS; i++) {
+        g_assert_cmpuint(count(f, i), ==, 0);
+    }
+}
+
 /* The end of a region that gets smaller has its table until it is gone. */
 static void test_smaller(void)
 {
@@ -112,6 +119,25 @@ static void test_smaller(void)
     g_assert_cmpint(memswap_pins_end_table(f->pins, 0), ==, 0);
     pin_counts(f, 1, 0);
     pin_counts(f, 7, 2);
+    front_end_free(f);
+}
+
+/* Where two overlap the newer one's words are right, wherever one begins. */
+static void test_overlap(void)
+{
+    FrontEnd *f = front_end_new();
+
+    tell(f, 10, 20, 0);
+    tell(f, 20, 20, 100);
+    tell(f, 5, 7, 200);
+    g_assert_cmpint(memswap_pin_guest(f->pins, 0, 100 * PAGE), ==, 0);
+    for (unsigned int i = 0; i < 20; i++) {
+        g_assert_cmpuint(count(f, i), ==, i >= 2 && i < 10);
+        g_assert_cmpuint(count(f, 100 + i), ==, 1);
+        g_assert_cmpuint(count(f, 200 + i), ==, i < 7);
+    }
+    memswap_unpin_guest(f->pins, 0, 100 * PAGE);
+    assert_none_pinned(f);
     front_end_free(f);
 }
 
@@ -148,13 +174,6 @@ static void note(FrontEnd *f, MemswapHeldPins *held, uint64_t page,
 {
     g_assert_cmpint(memswap_pin_present(f->pins, page * PAGE, size, held), ==,
                     0);
-}
-
-static void assert_none_pinned(FrontEnd *f)
-{
-    for (unsigned int i = 0; i < WORDS; i++) {
-        g_assert_cmpuint(count(f, i), ==, 0);
-    }
 }
 
 /* A pin is undone in the words that it is in. */
@@ -481,6 +500,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/client/smaller", test_smaller);
+    g_test_add_func("/client/overlap", test_overlap);
     g_test_add_func("/client/end", test_end);
     g_test_add_func("/client/held", test_held);
     g_test_add_func("/client/nonblocking", test_nonblocking);
