@@ -4,8 +4,10 @@
  * Everything here does nothing for a device whose front-end did not
  * acknowledge the feature, or that didn't ask for it (VuDevIface.memswap_pins).
  *
- * Threads are libvhost-user's: messages are handled by one, and with no request
- * being popped or pushed meanwhile; a queue is used by one thread at a time.
+ * Threads: messages are handled by one, and with no request being popped or
+ * pushed meanwhile.  All queues of a device are used by one thread at a time: a
+ * request that waits until one of another queue has ended would not hear of it
+ * if that ended just now.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
