@@ -127,6 +127,8 @@ int memswap_pin_guest(MemswapPins *pins, uint64_t address, uint64_t size);
  * memswap_unpin_guest: undo one memswap_pin_guest() of the same range
  *
  * After the last access, the kernel's included.  From any thread; never waits.
+ * It looks for the words in the tables as they are now: no table may have been
+ * set or ended since the pin.  Who can't say so has MemswapHeldPins for that.
  */
 void memswap_unpin_guest(MemswapPins *pins, uint64_t address, uint64_t size);
 
