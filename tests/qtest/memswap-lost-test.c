@@ -8,7 +8,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/bswap.h"
 #include "standard-headers/linux/virtio_blk.h"
 #include "memswap-driver.h"
 
@@ -62,23 +61,6 @@ static void damage(QTestState *qts, const uint8_t *needle)
     g_assert_cmpint(n, >, 0);
 }
 
-/* A request's header is in front of its buffer, its status behind it. */
-static uint32_t add_read(Driver *driver, QVirtQueue *queue, uint64_t addr,
-                         uint64_t size)
-{
-    struct virtio_blk_outhdr header = {
-        .type = cpu_to_le32(VIRTIO_BLK_T_IN)
-    };
-    uint32_t head;
-
-    qtest_bufwrite(driver->qts, addr - PAGE, &header, sizeof(header));
-    head = qvirtqueue_add(driver->qts, queue, addr - PAGE, sizeof(header),
-                          false, true);
-    qvirtqueue_add(driver->qts, queue, addr, size, true, true);
-    qvirtqueue_add(driver->qts, queue, addr + size, 1, true, false);
-    return head;
-}
-
 /* May the kernel wait for guest RAM, or do we wait in its place? */
 static bool kernel_waits(QTestState *qts)
 {
@@ -123,7 +105,8 @@ static void buffer(void)
     } while (number(qts, "memory", "resident") > pinned);
     damage(qts, needle);
 
-    head = add_read(&driver, queue, BASE + PAGE, n * PAGE);
+    head = driver_add_request(&driver, queue, VIRTIO_BLK_T_IN, BASE + PAGE,
+                              n * PAGE, false);
     qvirtqueue_kick(qts, driver.device, queue, head);
     qtest_qmp_eventwait(qts, "MEMSWAP_PAGE_LOST");
     expect_soon(qts, "memory", "poisoned", PAGE);
