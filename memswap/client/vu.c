@@ -16,9 +16,12 @@
  *   guest, and the request popped again.  So there is always one to wait for.
  *   One by itself has to fit, and fails if it doesn't.
  *
- * One that the device drops without an answer, it says so: vu_queue_drop().  A
- * guest that gives a descriptor again whose request is under way, be it from
- * before a reset, fails: of two with one name it can't be said which has ended.
+ * One that the device drops without an answer, it says so: vu_queue_drop().
+ *
+ * Of two requests with one head it can't be said which has ended.  A guest that
+ * gives a descriptor again whose request is under way fails.  After a reset it
+ * may do so, as requests from before go on: what all of them have is unpinned
+ * when all have ended.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -33,12 +36,18 @@
 #include "memswap/client.h"
 #include "vu.h"
 
+/* Requests with one head, as a guest may have by resets. */
+#define LIVES_MAX 8
+
+/* All that have the same head. */
 typedef struct Request {
-    bool under_way;
+    unsigned int under_way;     /* more than one: all but one in other lives */
+    unsigned int life;          /* the queue's, when the last was popped */
     MemswapHeldPins buffers;
 } Request;
 
 typedef struct Queue {
+    unsigned int life;          /* counts how often it was stopped */
     bool stopped;
     bool waits;                 /* its next request, for others to end */
     unsigned int under_way;     /* requests that are */
@@ -193,6 +202,7 @@ void vu_memswap_stop(VuDev *dev, VuVirtq *vq)
 {
     if (dev->memswap) {
         queue_of(dev, vq)->stopped = true;
+        queue_of(dev, vq)->life++;
         vu_memswap_rest(dev);
     }
 }
@@ -255,10 +265,35 @@ static bool too_large(VuDev *dev, const struct iovec *iov, unsigned int n)
     return size > all;
 }
 
+/* Have @to hold what @from does, which is empty then.  False: no memory. */
+static bool move_held(MemswapHeldPins *to, MemswapHeldPins *from)
+{
+    unsigned int n = to->n + from->n;
+    MemswapHeldPart *parts = realloc(to->parts, n * sizeof(*parts));
+
+    if (!parts && n) {
+        return false;
+    }
+    memcpy(parts + to->n, from->parts, from->n * sizeof(*parts));
+    to->parts = parts;
+    to->n = to->room = n;
+    from->n = 0;
+    return true;
+}
+
+/* May another one with this head be under way? */
+static bool may_begin(const Queue *queue, const Request *request)
+{
+    return !request->under_way ||
+           (request->life != queue->life && request->under_way < LIVES_MAX);
+}
+
 bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head,
                             const struct iovec *iov, unsigned int n)
 {
     uint32_t flags = MEMSWAP_CLIENT_BOUNDED_OWN;
+    MemswapHeldPins others = { 0 };
+    MemswapHeldPins *held;
     Request *request;
     Queue *queue;
     int ret = 0;
@@ -272,28 +307,35 @@ bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head,
     queue = queue_of(dev, vq);
     request = &queue->requests[head];
     queue->waits = false;
-    if (request->under_way || too_large(dev, iov, n)) {
+    if (!may_begin(queue, request) || too_large(dev, iov, n)) {
         return false;
     }
+    held = request->under_way ? &others : &request->buffers;
     /* those that were under way in another life are not to wait */
     if (any_under_way(dev) && vq->kick_fd >= 0 && !vq->resubmit_list) {
         flags |= MEMSWAP_CLIENT_BOUNDED;
     }
     for (unsigned int i = 0; i < n && !ret; i++) {
-        ret = pin_present(dev, iov[i].iov_base, iov[i].iov_len,
-                          &request->buffers);
+        ret = pin_present(dev, iov[i].iov_base, iov[i].iov_len, held);
     }
     if (!ret) {
         /* most often there are several, here and there: one question */
-        ret = memswap_pin_absent(dev->memswap->pins, flags,
-                                 &request->buffers);
+        ret = memswap_pin_absent(dev->memswap->pins, flags, held);
+    }
+    if (!ret && held == &others &&
+        !move_held(&request->buffers, &others)) {
+        ret = -ENOMEM;
     }
     if (ret) {
-        memswap_unpin_held(&request->buffers);
+        memswap_unpin_held(held);
+    }
+    free(others.parts);
+    if (ret) {
         queue->waits = ret == -ENOBUFS && (flags & MEMSWAP_CLIENT_BOUNDED);
         return false;
     }
-    request->under_way = true;
+    request->under_way++;
+    request->life = queue->life;
     queue->under_way++;
     return true;
 }
@@ -328,9 +370,11 @@ void vu_memswap_unpin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head)
     }
     request = &queue_of(dev, vq)->requests[head];
     if (request->under_way) {
-        request->under_way = false;
+        request->under_way--;
         queue_of(dev, vq)->under_way--;
-        memswap_unpin_held(&request->buffers);
+        if (!request->under_way) {
+            memswap_unpin_held(&request->buffers);
+        }
         kick_waiting(dev);
     }
 }

@@ -48,8 +48,9 @@ void vu_memswap_unpin_table(VuDev *dev, uint64_t address, uint64_t size);
 /*
  * A request's buffers are known, and were not touched yet.  False if one can't
  * be pinned: it is lost, or the front-end is gone; or @head is that of one that
- * is under way, or they are more than all memory; or, if vu_memswap_waits(),
- * too much is pinned: then it must be popped again, when the queue is kicked.
+ * is under way since the queue was started; or they are more than all memory;
+ * or, if vu_memswap_waits(), too much is pinned: then it must be popped again,
+ * when the queue is kicked.
  */
 bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head,
                             const struct iovec *iov, unsigned int n);
