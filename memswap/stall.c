@@ -23,6 +23,8 @@
  * turn, with a lock that whoever makes room wants.
  */
 #define OTHER_PATIENCE_NS 50000000
+/* After what time to ask whether somebody else waits for one that waits. */
+#define HELD_UP_NS 50000000
 /* For how long a hugepage waits until smaller pages leave it room. */
 #define HUGE_PATIENCE_NS 50000000
 /* How often it does so for one fault: others may take what it frees. */
@@ -40,8 +42,7 @@ static void count_stalled(MemswapEngine *engine, const MemswapBlock *block,
 
 bool memswap_limit_is_soft(MemswapEngine *engine)
 {
-    if (atomic_load(&engine->hold_nobody) ||
-        (engine->host.held_up && engine->host.held_up(engine->opaque))) {
+    if (atomic_load(&engine->hold_nobody)) {
         return true;
     }
     if (atomic_load(&engine->when_full) == MEMSWAP_FULL_OVERSHOOT &&
@@ -95,6 +96,16 @@ void memswap_hold_on(MemswapEngine *engine, uint32_t seen, int64_t timeout)
 {
     atomic_fetch_add(&engine->held_failed, 1);
     memswap_futex_wait(&engine->room_seq, seen, timeout);
+}
+
+/*
+ * A fault has waited so long: does somebody wait for it in turn, with what it
+ * takes to make room?
+ */
+static bool held_up(MemswapEngine *engine, int64_t waited)
+{
+    return waited > HELD_UP_NS && engine->host.held_up &&
+           engine->host.held_up(engine->opaque);
 }
 
 /* What it waits for, policies may see to. */
@@ -266,7 +277,8 @@ static bool serve(MemswapEngine *engine, const MemswapStalled *stalled)
 {
     int64_t waited = memswap_now(engine) - stalled->since;
     bool force = stalled->force || memswap_limit_is_soft(engine) ||
-                 (stalled->other && waited > OTHER_PATIENCE_NS);
+                 (stalled->other && waited > OTHER_PATIENCE_NS) ||
+                 held_up(engine, waited);
     MemswapFaultKind kind;
 
     if (!atomic_load(&stalled->block->dead) &&
@@ -326,7 +338,8 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
             outcome = MEMSWAP_GONE;
             break;
         }
-        force |= memswap_may_overshoot(engine, 0);
+        force |= memswap_may_overshoot(engine, 0) ||
+                 held_up(engine, memswap_now(engine) - since);
         outcome = memswap_fill(block, page, force ? MEMSWAP_FILL_FORCE : 0,
                                kind);
         if (outcome != MEMSWAP_NO_ROOM) {

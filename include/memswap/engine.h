@@ -118,8 +118,9 @@ typedef struct MemswapHost {
     bool (*may_hold_back)(void *opaque, pid_t tid);
     /*
      * Has somebody waited so long, with what others need, that it may be for a
-     * thread that is held back?  Then none is, for as long as that is so.  It
-     * is asked again and again while any is.  NULL: never.
+     * thread that is held back?  Then none is that has waited for a while, for
+     * as long as that is so.  It is asked again and again while there is one.
+     * NULL: never.
      */
     bool (*held_up)(void *opaque);
     /* @block and @offset name the page concerned, where there is one. */

@@ -47,7 +47,8 @@ static int this_thread(void)
 void memswap_do_bql_taken(void)
 {
     qatomic_set(&bql_takes, bql_takes + 1);
-    qatomic_set(&bql_holder, this_thread());
+    /* who finds us here finds that as well */
+    qatomic_store_release(&bql_holder, this_thread());
 }
 
 void memswap_do_bql_released(void)
@@ -69,12 +70,13 @@ static bool held_up(void *opaque)
 {
     static unsigned int seen;
     static int64_t since;
-    unsigned int takes = qatomic_read(&bql_takes);
+    unsigned int takes;
     int64_t now;
 
-    if (!qatomic_read(&bql_holder)) {
+    if (!qatomic_load_acquire(&bql_holder)) {
         return false;
     }
+    takes = qatomic_read(&bql_takes);
     now = get_clock();
     if (qatomic_load_acquire(&seen) != takes) {
         qatomic_set(&since, now);

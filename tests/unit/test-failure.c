@@ -335,12 +335,10 @@ static Harness *harness_pinner(unsigned int i)
 
 /*
  * For a pin that has no memory pages are evicted, though the limit has room: a
- * step for each attempt in vain, and not what there is while it sleeps.
+ * step for each attempt in vain, and not all there are while it sleeps.
  */
 static void test_pin_evicts(void)
 {
-    const uint64_t step = 64 * 1024 / PAGE;
-
     for (unsigned int i = 0; i < G_N_ELEMENTS(pinners); i++) {
         Harness *h = harness_pinner(i);
         Poor poor = { .punches = 3 };
@@ -362,7 +360,8 @@ static void test_pin_evicts(void)
         g_assert_cmpuint(stats.stalls, ==, 1);
         g_assert_cmpuint(stats.overshoots, ==, 0);
         g_assert_cmpuint(stats.pinned, ==, 0);
-        g_assert_cmpuint(stats.evictions, <=, (poor.failed + 2) * step);
+        /* a step is 16 pages; some more if this thread doesn't get to run */
+        g_assert_cmpuint(stats.evictions, <=, 128);
         check_pages(h, 0, 256);
         harness_free(h);
     }
