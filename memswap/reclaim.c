@@ -14,7 +14,15 @@
 
 #include "internal.h"
 
-/* Regions that wait for their second look at once, at most. */
+/*
+ * Regions that wait for their second look at once: this part of those there
+ * are, so many at least, and at most.  A policy puts the coldest first: the
+ * more are on trial at once, the more warm ones are among them, whose touches
+ * are faults, and whose pages leave that were not touched in that time.  The
+ * fewer, the less time they have to prove warm.  See performance.rst.
+ */
+#define TRIAL_PART 16
+#define TRIAL_LEAST 2
 #define TRIAL_WINDOW 32
 /*
  * The same for hugepages.  Such a region is one page: in the time that another
@@ -240,9 +248,8 @@ static void trial_queue(MemswapEngine *engine, MemswapTrial *entry,
 }
 
 /*
- * With few regions resident a window of 32 would be all of them; with
- * one, there is no waiting at all.  Of hugepages it is half: measured, more
- * brings little.
+ * Of a few regions the least would be too large a part; with one on trial there
+ * is no waiting at all.  Of hugepages it is half: measured, more brings little.
  */
 unsigned int memswap_trial_window(MemswapEngine *engine, unsigned int flags)
 {
@@ -251,7 +258,9 @@ unsigned int memswap_trial_window(MemswapEngine *engine, unsigned int flags)
     uint64_t window = MIN(huge / 2, TRIAL_WINDOW_HUGETLB);
 
     if (!(flags & MEMSWAP_RECLAIM_HUGETLB)) {
-        window += MIN((regions - MIN(huge, regions)) / 4, TRIAL_WINDOW);
+        regions -= MIN(huge, regions);
+        window += MIN(MAX(regions / TRIAL_PART, MIN(regions / 4, TRIAL_LEAST)),
+                      TRIAL_WINDOW);
     }
     return MAX(window, 1);
 }
