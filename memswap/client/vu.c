@@ -6,7 +6,7 @@
  *
  * - Buffers are pinned when a request is popped, and unpinned when it is put
  *   into the used ring, or given back.  Devices change the request's iovecs
- *   meanwhile, so what is pinned is noted by the descriptor that heads it.
+ *   meanwhile, so what is pinned is noted apart from them.
  * - Rings are pinned from when they are known until the queue was stopped, and
  *   no request of it is under way any more: whoever completes one uses them.
  *   That one has been notified for, too, by the time of the next message.
@@ -18,10 +18,10 @@
  *
  * One that the device drops without an answer, it says so: vu_queue_drop().
  *
- * Of two requests with one head it can't be said which has ended.  A guest that
- * gives a descriptor again whose request is under way fails.  After a reset it
- * may do so, as requests from before go on: what all of them have is unpinned
- * when all have ended.
+ * A guest that gives a descriptor again, which the used ring didn't name since,
+ * fails.  That is not to say that one request at a time has it: after a reset
+ * requests from before go on, and so the guest may be told that the descriptor
+ * is used when it is one of those that has ended.  Each has its own pins.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -36,23 +36,21 @@
 #include "memswap/client.h"
 #include "vu.h"
 
-/* Requests with one head, as a guest may have by resets. */
-#define LIVES_MAX 8
-
-/* All that have the same head. */
-typedef struct Request {
-    unsigned int under_way;     /* more than one: all but one in other lives */
-    unsigned int life;          /* the queue's, when the last was popped */
+/* There are as many as ever were under way together: seldom a new one. */
+typedef struct VuMemswapRequest {
     MemswapHeldPins buffers;
+    struct VuMemswapRequest *next;      /* of all */
+    struct VuMemswapRequest *next_idle; /* of those that are not under way */
 } Request;
 
 typedef struct Queue {
-    unsigned int life;          /* counts how often it was stopped */
     bool stopped;
     bool waits;                 /* its next request, for others to end */
     unsigned int under_way;     /* requests that are */
     MemswapHeldPins rings;
-    Request requests[VIRTQUEUE_MAX_SIZE];
+    Request *all, *idle;
+    /* whom the guest gave this head, without having it back */
+    const Request *given[VIRTQUEUE_MAX_SIZE];
 } Queue;
 
 struct VuMemswap {
@@ -101,9 +99,13 @@ void vu_memswap_end(VuDev *dev)
 
         memswap_unpin_held(&queue->rings);
         free(queue->rings.parts);
-        for (unsigned int head = 0; head < VIRTQUEUE_MAX_SIZE; head++) {
-            memswap_unpin_held(&queue->requests[head].buffers);
-            free(queue->requests[head].buffers.parts);
+        while (queue->all) {
+            Request *request = queue->all;
+
+            queue->all = request->next;
+            memswap_unpin_held(&request->buffers);
+            free(request->buffers.parts);
+            free(request);
         }
     }
     memswap_pins_free(dev->memswap->pins);
@@ -201,8 +203,11 @@ bool vu_memswap_pin_rings(VuDev *dev, VuVirtq *vq)
 void vu_memswap_stop(VuDev *dev, VuVirtq *vq)
 {
     if (dev->memswap) {
-        queue_of(dev, vq)->stopped = true;
-        queue_of(dev, vq)->life++;
+        Queue *queue = queue_of(dev, vq);
+
+        queue->stopped = true;
+        /* the guest has all of them back */
+        memset(queue->given, 0, sizeof(queue->given));
         vu_memswap_rest(dev);
     }
 }
@@ -251,7 +256,7 @@ static bool any_under_way(VuDev *dev)
 }
 
 /* More than there is of memory: for the same pages again and again. */
-static bool too_large(VuDev *dev, const struct iovec *iov, unsigned int n)
+static bool too_large(VuDev *dev, const VuVirtqElement *elem)
 {
     uint64_t size = 0, all = 0;
 
@@ -259,84 +264,83 @@ static bool too_large(VuDev *dev, const struct iovec *iov, unsigned int n)
         all += dev->regions[i].size;
     }
     /* of so many, with at most 4 GiB each, it can't overflow */
-    for (unsigned int i = 0; i < n; i++) {
-        size += iov[i].iov_len;
+    for (unsigned int i = 0; i < elem->out_num; i++) {
+        size += elem->out_sg[i].iov_len;
+    }
+    for (unsigned int i = 0; i < elem->in_num; i++) {
+        size += elem->in_sg[i].iov_len;
     }
     return size > all;
 }
 
-/* Have @to hold what @from does, which is empty then.  False: no memory. */
-static bool move_held(MemswapHeldPins *to, MemswapHeldPins *from)
+/*
+ * One that is not under way, to be found as such until it is.  NULL: no memory;
+ * or those from before resets are too many, as no queue has room for them.
+ */
+static Request *idle_request(Queue *queue)
 {
-    unsigned int n = to->n + from->n;
-    MemswapHeldPart *parts = realloc(to->parts, n * sizeof(*parts));
+    Request *request = queue->idle;
 
-    if (!parts && n) {
-        return false;
+    if (!request && queue->under_way < VIRTQUEUE_MAX_SIZE) {
+        request = calloc(1, sizeof(*request));
+        if (request) {
+            request->next = queue->all;
+            queue->all = queue->idle = request;
+        }
     }
-    memcpy(parts + to->n, from->parts, from->n * sizeof(*parts));
-    to->parts = parts;
-    to->n = to->room = n;
-    from->n = 0;
-    return true;
+    return request;
 }
 
-/* May another one with this head be under way? */
-static bool may_begin(const Queue *queue, const Request *request)
-{
-    return !request->under_way ||
-           (request->life != queue->life && request->under_way < LIVES_MAX);
-}
-
-bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head,
-                            const struct iovec *iov, unsigned int n)
+bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, VuVirtqElement *elem)
 {
     uint32_t flags = MEMSWAP_CLIENT_BOUNDED_OWN;
-    MemswapHeldPins others = { 0 };
     MemswapHeldPins *held;
     Request *request;
     Queue *queue;
     int ret = 0;
 
+    elem->memswap = NULL;
     if (!dev->memswap) {
         return true;
     }
-    if (head >= VIRTQUEUE_MAX_SIZE) {
+    if (elem->index >= VIRTQUEUE_MAX_SIZE) {
         return false;
     }
     queue = queue_of(dev, vq);
-    request = &queue->requests[head];
     queue->waits = false;
-    if (!may_begin(queue, request) || too_large(dev, iov, n)) {
+    if (queue->given[elem->index] || too_large(dev, elem)) {
         return false;
     }
-    held = request->under_way ? &others : &request->buffers;
+    request = idle_request(queue);
+    if (!request) {
+        return false;
+    }
+    held = &request->buffers;
     /* those that were under way in another life are not to wait */
     if (any_under_way(dev) && vq->kick_fd >= 0 && !vq->resubmit_list) {
         flags |= MEMSWAP_CLIENT_BOUNDED;
     }
-    for (unsigned int i = 0; i < n && !ret; i++) {
-        ret = pin_present(dev, iov[i].iov_base, iov[i].iov_len, held);
+    for (unsigned int i = 0; i < elem->out_num && !ret; i++) {
+        ret = pin_present(dev, elem->out_sg[i].iov_base,
+                          elem->out_sg[i].iov_len, held);
+    }
+    for (unsigned int i = 0; i < elem->in_num && !ret; i++) {
+        ret = pin_present(dev, elem->in_sg[i].iov_base,
+                          elem->in_sg[i].iov_len, held);
     }
     if (!ret) {
         /* most often there are several, here and there: one question */
         ret = memswap_pin_absent(dev->memswap->pins, flags, held);
     }
-    if (!ret && held == &others &&
-        !move_held(&request->buffers, &others)) {
-        ret = -ENOMEM;
-    }
     if (ret) {
         memswap_unpin_held(held);
-    }
-    free(others.parts);
-    if (ret) {
         queue->waits = ret == -ENOBUFS && (flags & MEMSWAP_CLIENT_BOUNDED);
         return false;
     }
-    request->under_way++;
-    request->life = queue->life;
+    queue->idle = request->next_idle;
+    queue->given[elem->index] = request;
     queue->under_way++;
+    elem->memswap = request;
     return true;
 }
 
@@ -361,25 +365,34 @@ static void kick_waiting(VuDev *dev)
     }
 }
 
-void vu_memswap_unpin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head)
+static void unpin_buffers(VuDev *dev, VuVirtq *vq, Request *request)
 {
-    Request *request;
+    Queue *queue = queue_of(dev, vq);
 
-    if (!dev->memswap || head >= VIRTQUEUE_MAX_SIZE) {
-        return;
-    }
-    request = &queue_of(dev, vq)->requests[head];
-    if (request->under_way) {
-        request->under_way--;
-        queue_of(dev, vq)->under_way--;
-        if (!request->under_way) {
-            memswap_unpin_held(&request->buffers);
-        }
-        kick_waiting(dev);
+    memswap_unpin_held(&request->buffers);
+    request->next_idle = queue->idle;
+    queue->idle = request;
+    queue->under_way--;
+    kick_waiting(dev);
+}
+
+void vu_memswap_used(VuDev *dev, VuVirtq *vq, const VuVirtqElement *elem)
+{
+    if (dev->memswap && elem->memswap) {
+        /* perhaps it was given another: the guest can't know */
+        queue_of(dev, vq)->given[elem->index] = NULL;
+        unpin_buffers(dev, vq, elem->memswap);
     }
 }
 
 void vu_queue_drop(VuDev *dev, VuVirtq *vq, const VuVirtqElement *elem)
 {
-    vu_memswap_unpin_buffers(dev, vq, elem->index);
+    if (dev->memswap && elem->memswap) {
+        const Request **given = &queue_of(dev, vq)->given[elem->index];
+
+        if (*given == elem->memswap) {
+            *given = NULL;
+        }
+        unpin_buffers(dev, vq, elem->memswap);
+    }
 }

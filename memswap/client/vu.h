@@ -47,15 +47,17 @@ void vu_memswap_unpin_table(VuDev *dev, uint64_t address, uint64_t size);
 
 /*
  * A request's buffers are known, and were not touched yet.  False if one can't
- * be pinned: it is lost, or the front-end is gone; or @head is that of one that
- * is under way since the queue was started; or they are more than all memory;
- * or, if vu_memswap_waits(), too much is pinned: then it must be popped again,
- * when the queue is kicked.
+ * be pinned: it is lost, or the front-end is gone; or the guest gave the head
+ * before, and didn't have it back; or they are more than all memory; or, if
+ * vu_memswap_waits(), too much is pinned: then it must be popped again, when
+ * the queue is kicked.
  */
-bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head,
-                            const struct iovec *iov, unsigned int n);
+bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, VuVirtqElement *elem);
 bool vu_memswap_waits(VuDev *dev, VuVirtq *vq);
-/* They are not touched any more. */
-void vu_memswap_unpin_buffers(VuDev *dev, VuVirtq *vq, unsigned int head);
+/*
+ * They are not touched any more, and the used ring names the head.  Without the
+ * latter it is vu_queue_drop().
+ */
+void vu_memswap_used(VuDev *dev, VuVirtq *vq, const VuVirtqElement *elem);
 
 #endif /* MEMSWAP_CLIENT_VU_H */
