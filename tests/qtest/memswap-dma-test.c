@@ -90,10 +90,20 @@ static void pieces(void)
 
 /* --- devices that wait for one that has what they need ------------------ */
 
+/* To be called again and again, until what is waited for has come. */
+static void pause_until(int64_t until)
+{
+    g_assert_cmpint(g_get_monotonic_time(), <, until);
+    g_usleep(1000);
+}
+
 /* With what both devices keep, more than 192 KiB. */
 #define TAKEN (36 * PAGE)
 
 #define SIZE (64 * PAGE)
+
+/* What an entry of IDE's list is for, and can be had at once. */
+#define ENTRY (64 * 1024)
 
 /* Of AHCI; each has a page pinned, and one that is used another. */
 #define PORTS 6
@@ -346,6 +356,38 @@ static void cancelled_system(void)
     end(&machine);
 }
 
+/*
+ * A disk may fail with the same errno as what the guest cancels.  Then the VM
+ * stops, and the request is tried again when it goes on.
+ */
+#define FAILING \
+    "-blockdev \"{'driver':'blkdebug','node-name':'failing'," \
+    "'image':{'driver':'null-co','size':16777216,'read-zeroes':true}," \
+    "'inject-error':[{'event':'none','iotype':'read','errno':125," \
+    "'sector':1,'once':true}]}\" -device ide-hd,drive=failing,rerror=stop,bus="
+
+static void failed_queued(void)
+{
+    Machine machine;
+    AHCICommand *cmd;
+    uint64_t buffer;
+
+    start(&machine, FAILING "ahci.0");
+    select_port(&machine);
+    buffer = ahci_alloc(&machine.ahci, ENTRY);
+    fill(machine.driver.qts, buffer, ENTRY, CONTENT_RANDOM, 1);
+    cmd = ahci_guest_io_halt(&machine.ahci, machine.port, READ_FPDMA_QUEUED,
+                             buffer, ENTRY, 1);
+    check(machine.driver.qts, buffer, ENTRY, CONTENT_RANDOM, 1);
+    qtest_qmp_assert_success(machine.driver.qts, "{ 'execute': 'cont' }");
+    ahci_command_wait(&machine.ahci, cmd);
+    ahci_command_free(cmd);
+    check(machine.driver.qts, buffer, ENTRY, CONTENT_ZERO, 0);
+    ahci_free(&machine.ahci, buffer);
+    stop_all(&machine);
+    end(&machine);
+}
+
 /* --- NVMe -------------------------------------------------------------- */
 
 /* Pages of the queues, and of what is read. */
@@ -464,7 +506,6 @@ static void cancelled_nvme(void)
 /* --- IDE: it takes what it cancels to be at its end ---------------------- */
 
 #define READ_DMA_EXT 0x25
-#define ENTRY (64 * 1024)
 
 typedef struct Ide {
     QTestState *qts;
@@ -523,15 +564,41 @@ static void ide_reset(Ide *ide)
     }
 }
 
+static void ide_expect_to_end(Ide *ide, uint64_t addr, uint64_t size)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE_US;
+
+    while (qpci_io_readb(ide->dev, ide->bmdma, 2) & 1) {
+        pause_until(until);
+    }
+    g_assert_cmphex(qpci_io_readb(ide->dev, ide->ports, 7) & 1, ==, 0);
+    check(ide->qts, addr, size, CONTENT_ZERO, 0);
+}
+
 static void ide_expect_to_read(Ide *ide, uint64_t addr, uint64_t size)
 {
     fill(ide->qts, addr, size, CONTENT_RANDOM, 1);
     ide_read(ide, addr, size);
-    while (qpci_io_readb(ide->dev, ide->bmdma, 2) & 1) {
-        g_usleep(1000);
-    }
-    g_assert_cmphex(qpci_io_readb(ide->dev, ide->ports, 7) & 1, ==, 0);
-    check(ide->qts, addr, size, CONTENT_ZERO, 0);
+    ide_expect_to_end(ide, addr, size);
+}
+
+static void failed_ide(void)
+{
+    const uint64_t addr = BASE + 48 * MIB;
+    Machine machine;
+    Ide ide;
+
+    start(&machine, FAILING "ide.0");
+    ide_start(&ide, &machine.driver);
+    fill(ide.qts, addr, ENTRY, CONTENT_RANDOM, 1);
+    ide_read(&ide, addr, ENTRY);
+    qtest_qmp_eventwait(ide.qts, "STOP");
+    check(ide.qts, addr, ENTRY, CONTENT_RANDOM, 1);
+    qtest_qmp_assert_success(ide.qts, "{ 'execute': 'cont' }");
+    ide_expect_to_end(&ide, addr, ENTRY);
+    g_free(ide.dev);
+    stop_all(&machine);
+    end(&machine);
 }
 
 static void cancelled_ide(const char *drive, void (*cancel)(Ide *ide))
@@ -608,6 +675,8 @@ int main(int argc, char **argv)
     add_in_both_modes("memswap/dma/cancelled/stop", cancelled_stop);
     add_in_both_modes("memswap/dma/cancelled/system", cancelled_system);
     add_in_both_modes("memswap/dma/cancelled/nvme", cancelled_nvme);
+    add_in_both_modes("memswap/dma/failed/queued", failed_queued);
+    add_in_both_modes("memswap/dma/failed/ide", failed_ide);
     add_in_both_modes("memswap/dma/cancelled/ide/stop", cancelled_ide_stop);
     add_in_both_modes("memswap/dma/cancelled/ide/reset", cancelled_ide_reset);
     add_in_both_modes("memswap/dma/cancelled/pieces/stop",
