@@ -82,12 +82,14 @@ static void buffer(void)
     QTestState *qts;
     uint8_t needle[NEEDLE];
     uint64_t pinned;
+    int64_t until;
     uint32_t head;
 
     fault_mode = "iothread";
     driver_start(&driver, "limit=64M", "-m 128M -blockdev null-co,"
-                 "node-name=disk,size=16777216,latency-ns=3000000000"
-                 " -device virtio-blk-pci,addr=4.0,drive=disk");
+                 "node-name=disk,size=16777216,latency-ns=10000000000"
+                 " -device virtio-blk-pci,addr=4.0,drive=disk,"
+                 "cyls=1,heads=1,secs=1");
     qts = driver.qts;
     if (!kernel_waits(qts)) {
         g_test_skip("no right to have the kernel's page faults resolved");
@@ -100,7 +102,9 @@ static void buffer(void)
     qtest_memread(qts, BASE + 7 * PAGE + 256, needle, NEEDLE);
     /* all but the queue */
     pinned = number(qts, "memory", "pinned");
+    until = g_get_monotonic_time() + PATIENCE_US;
     do {
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
         reclaim(qts, 128 * MIB);
     } while (number(qts, "memory", "resident") > pinned);
     damage(qts, needle);

@@ -258,7 +258,7 @@ static void twice_over_reset(void)
     int64_t until, pinned;
     uint32_t head;
 
-    daemon_start(&daemon, 4000);
+    daemon_start(&daemon, 6000);
     queue = guest_start(&driver, &daemon);
     qts = driver.qts;
     head = add(&driver, queue, BASE, true);
