@@ -272,8 +272,13 @@ static guint end_stalled(MemswapEngine *engine,
     return i;
 }
 
-/* False if it has to wait on. */
-static bool serve(MemswapEngine *engine, const MemswapStalled *stalled)
+/*
+ * False if it has to wait on.  *@failed is the block of the last that found no
+ * room, or NULL: others of that block waited less, and don't go first just
+ * because there is some by now.  Of another one they may need another kind.
+ */
+static bool serve(MemswapEngine *engine, const MemswapStalled *stalled,
+                  const MemswapBlock **failed)
 {
     int64_t waited = memswap_now(engine) - stalled->since;
     bool force = stalled->force || memswap_limit_is_soft(engine) ||
@@ -281,11 +286,16 @@ static bool serve(MemswapEngine *engine, const MemswapStalled *stalled)
                  held_up(engine, waited);
     MemswapFaultKind kind;
 
-    if (!atomic_load(&stalled->block->dead) &&
-        memswap_fill(stalled->block, stalled->page,
-                     force ? MEMSWAP_FILL_FORCE : 0,
-                     &kind) == MEMSWAP_NO_ROOM) {
-        return false;
+    if (!atomic_load(&stalled->block->dead)) {
+        if (!force && stalled->block == *failed) {
+            return false;
+        }
+        if (memswap_fill(stalled->block, stalled->page,
+                         force ? MEMSWAP_FILL_FORCE : 0,
+                         &kind) == MEMSWAP_NO_ROOM) {
+            *failed = stalled->block;
+            return false;
+        }
     }
     if (stalled->other) {
         memswap_remotes_wake(stalled->block, stalled->page);
@@ -371,13 +381,15 @@ void memswap_serve_stalled(MemswapEngine *engine)
     /* for those who wait themselves, and for who has a fault in hand now */
     next_chance(engine);
     do {
+        const MemswapBlock *failed = NULL;
         MemswapStalled stalled;
         guint i = 0;
 
         seen = atomic_load(&engine->room_seq);
         while (atomic_load(&engine->n_stalled) &&
                take_stalled(engine, i, &stalled)) {
-            i = end_stalled(engine, &stalled, serve(engine, &stalled));
+            i = end_stalled(engine, &stalled,
+                            serve(engine, &stalled, &failed));
         }
         /* Room made while one was in our hands was not seen by the maker. */
     } while (seen != atomic_load(&engine->room_seq));
