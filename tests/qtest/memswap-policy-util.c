@@ -106,12 +106,7 @@ void expect_counter(QTestState *qts, const char *id, const char *name,
 void expect_more(QTestState *qts, const char *id, const char *name,
                  uint64_t than)
 {
-    int64_t until = g_get_monotonic_time() + PATIENCE_US;
-
-    while (figure(qts, id, name) <= than) {
-        g_assert_cmpint(g_get_monotonic_time(), <, until);
-        g_usleep(20 * 1000);
-    }
+    wait_until(figure(qts, id, name) > than);
 }
 
 uint64_t ask(QTestState *qts, const char *id, const char *request,

@@ -20,6 +20,16 @@
 #define PATIENCE_US (60 * G_USEC_PER_SEC)
 #define PATIENCE_MS (PATIENCE_US / 1000)
 
+/* Wait until @condition, which others bring about. */
+#define wait_until(condition)                                               \
+    do {                                                                    \
+        int64_t end_ = g_get_monotonic_time() + PATIENCE_US;                \
+        while (!(condition)) {                                              \
+            g_assert_cmpint(g_get_monotonic_time(), <, end_);               \
+            g_usleep(10 * 1000);                                            \
+        }                                                                   \
+    } while (0)
+
 /*
  * Run QEMU with these arguments and those of the qtest accelerator, to its
  * end, which comes by itself.  Returns the exit status.

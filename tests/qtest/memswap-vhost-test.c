@@ -15,7 +15,7 @@
 
 #define BASE (64 * MIB)
 #define BUFFER (64 * PAGE)
-/* Descriptors of a good request. */
+/* Descriptors of a request. */
 #define REQUEST 3
 
 typedef struct Daemon {
@@ -113,33 +113,28 @@ static int64_t pinned_by_process(QTestState *qts)
 /* The rings, and no request's buffer. */
 static void expect_little_pinned(QTestState *qts)
 {
-    int64_t until = g_get_monotonic_time() + PATIENCE_US;
-
-    while (pinned_by_process(qts) >= BUFFER) {
-        g_assert_cmpint(g_get_monotonic_time(), <, until);
-        g_usleep(10 * 1000);
-    }
+    wait_until(pinned_by_process(qts) < BUFFER);
 }
 
-/*
- * A request with a header and a buffer; with a status only if it is @good.
- * Returns the head.
- */
-static uint32_t add(Driver *driver, QVirtQueue *queue, uint64_t addr,
-                    bool good)
+/* A request with a header at @addr, and a buffer in the pages after that. */
+static uint32_t add(Driver *driver, QVirtQueue *queue, uint64_t addr)
+{
+    return driver_add_request(driver, queue, VIRTIO_BLK_T_IN, addr + PAGE,
+                              BUFFER, false);
+}
+
+/* One that has no place for a status. */
+static uint32_t add_bad(Driver *driver, QVirtQueue *queue, uint64_t addr)
 {
     struct virtio_blk_outhdr header = {
-        .type = cpu_to_le32(good ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT),
+        .type = cpu_to_le32(VIRTIO_BLK_T_OUT),
     };
-    QTestState *qts = driver->qts;
     uint32_t head;
 
-    qtest_bufwrite(qts, addr, &header, sizeof(header));
-    head = qvirtqueue_add(qts, queue, addr, sizeof(header), false, true);
-    qvirtqueue_add(qts, queue, addr + PAGE, BUFFER, good, good);
-    if (good) {
-        qvirtqueue_add(qts, queue, addr + PAGE + BUFFER, 1, true, false);
-    }
+    qtest_bufwrite(driver->qts, addr, &header, sizeof(header));
+    head = qvirtqueue_add(driver->qts, queue, addr, sizeof(header), false,
+                          true);
+    qvirtqueue_add(driver->qts, queue, addr + PAGE, BUFFER, false, false);
     return head;
 }
 
@@ -157,17 +152,17 @@ static void dropped(void)
     daemon_start(&daemon, 0);
     queue = guest_start(&driver, &daemon);
     qts = driver.qts;
-    driver_submit(&driver, queue, add(&driver, queue, BASE, true));
+    driver_submit(&driver, queue, add(&driver, queue, BASE));
     check(qts, BASE + PAGE, BUFFER, CONTENT_ZERO, 0);
     expect_little_pinned(qts);
 
     for (int i = 1; i < 4; i++) {
-        uint32_t head = add(&driver, queue, BASE + i * MIB, false);
+        uint32_t head = add_bad(&driver, queue, BASE + i * MIB);
 
         qvirtqueue_kick(qts, driver.device, queue, head);
     }
     /* they were popped before this one */
-    driver_submit(&driver, queue, add(&driver, queue, BASE, true));
+    driver_submit(&driver, queue, add(&driver, queue, BASE));
     expect_little_pinned(qts);
     reclaim(qts, 128 * MIB);
     check(qts, BASE + PAGE, BUFFER, CONTENT_ZERO, 0);
@@ -201,7 +196,7 @@ static void expect_alive(const Daemon *daemon)
     Driver driver;
     QVirtQueue *queue = guest_start(&driver, daemon);
 
-    driver_submit(&driver, queue, add(&driver, queue, BASE, true));
+    driver_submit(&driver, queue, add(&driver, queue, BASE));
     check(driver.qts, BASE + PAGE, BUFFER, CONTENT_ZERO, 0);
     guest_end(&driver, queue);
 }
@@ -219,7 +214,7 @@ static void twice(void)
 
     daemon_start(&daemon, 1000);
     queue = guest_start(&driver, &daemon);
-    head = add(&driver, queue, BASE, true);
+    head = add(&driver, queue, BASE);
     /* both at once: the process has popped none before */
     qtest_writew(driver.qts, queue->avail + 4, head);
     qtest_writew(driver.qts, queue->avail + 6, head);
@@ -235,12 +230,7 @@ static void twice(void)
 /* Wait until the process has used so many requests. */
 static void wait_used(Driver *driver, QVirtQueue *queue, uint16_t n)
 {
-    int64_t until = g_get_monotonic_time() + PATIENCE_US;
-
-    while (qtest_readw(driver->qts, queue->used + 2) != n) {
-        g_assert_cmpint(g_get_monotonic_time(), <, until);
-        g_usleep(1000);
-    }
+    wait_until(qtest_readw(driver->qts, queue->used + 2) == n);
 }
 
 /*
@@ -255,32 +245,25 @@ static void twice_over_reset(void)
     Driver driver;
     QVirtQueue *queue;
     QTestState *qts;
-    int64_t until, pinned;
+    int64_t pinned;
     uint32_t head;
 
     daemon_start(&daemon, 6000);
     queue = guest_start(&driver, &daemon);
     qts = driver.qts;
-    head = add(&driver, queue, BASE, true);
+    head = add(&driver, queue, BASE);
     qvirtqueue_kick(qts, driver.device, queue, head);
     /* it is popped, and not only made available */
-    until = g_get_monotonic_time() + PATIENCE_US;
-    while (pinned_by_process(qts) < BUFFER) {
-        g_assert_cmpint(g_get_monotonic_time(), <, until);
-        g_usleep(1000);
-    }
+    wait_until(pinned_by_process(qts) >= BUFFER);
     /* so long they end one after the other */
     g_usleep(3 * G_USEC_PER_SEC / 2);
     driver_reset(&driver);
     driver_remove_queue(&driver, queue);
     queue = driver_add_queue(&driver, 0);
     qvirtio_set_driver_ok(driver.device);
-    g_assert_cmpuint(add(&driver, queue, second, true), ==, head);
+    g_assert_cmpuint(add(&driver, queue, second), ==, head);
     qvirtqueue_kick(qts, driver.device, queue, head);
-    while (pinned_by_process(qts) < 2 * BUFFER) {
-        g_assert_cmpint(g_get_monotonic_time(), <, until);
-        g_usleep(1000);
-    }
+    wait_until(pinned_by_process(qts) >= 2 * BUFFER);
     wait_used(&driver, queue, 1);
     reclaim(qts, 128 * MIB);
     pinned = pinned_by_process(qts);
@@ -291,7 +274,7 @@ static void twice_over_reset(void)
     /* its descriptors are given again, as a whole */
     queue->num_free += REQUEST;
     queue->free_head = head;
-    g_assert_cmpuint(add(&driver, queue, third, true), ==, head);
+    g_assert_cmpuint(add(&driver, queue, third), ==, head);
     qvirtqueue_kick(qts, driver.device, queue, head);
     wait_used(&driver, queue, 3);
     for (int i = 0; i < 3; i++) {
