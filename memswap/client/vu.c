@@ -255,22 +255,38 @@ static bool any_under_way(VuDev *dev)
     return false;
 }
 
+/* Of so many, with at most 4 GiB each, it can't overflow. */
+static uint64_t bytes_of(const struct iovec *iov, unsigned int n)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned int i = 0; i < n; i++) {
+        bytes += iov[i].iov_len;
+    }
+    return bytes;
+}
+
 /* More than there is of memory: for the same pages again and again. */
 static bool too_large(VuDev *dev, const VuVirtqElement *elem)
 {
-    uint64_t size = 0, all = 0;
+    uint64_t all = 0;
 
     for (unsigned int i = 0; i < dev->nregions; i++) {
         all += dev->regions[i].size;
     }
-    /* of so many, with at most 4 GiB each, it can't overflow */
-    for (unsigned int i = 0; i < elem->out_num; i++) {
-        size += elem->out_sg[i].iov_len;
+    return bytes_of(elem->out_sg, elem->out_num) +
+           bytes_of(elem->in_sg, elem->in_num) > all;
+}
+
+static int pin_present_all(VuDev *dev, const struct iovec *iov, unsigned int n,
+                           MemswapHeldPins *held)
+{
+    int ret = 0;
+
+    for (unsigned int i = 0; i < n && !ret; i++) {
+        ret = pin_present(dev, iov[i].iov_base, iov[i].iov_len, held);
     }
-    for (unsigned int i = 0; i < elem->in_num; i++) {
-        size += elem->in_sg[i].iov_len;
-    }
-    return size > all;
+    return ret;
 }
 
 /*
@@ -297,7 +313,7 @@ bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, VuVirtqElement *elem)
     MemswapHeldPins *held;
     Request *request;
     Queue *queue;
-    int ret = 0;
+    int ret;
 
     elem->memswap = NULL;
     if (!dev->memswap) {
@@ -320,14 +336,8 @@ bool vu_memswap_pin_buffers(VuDev *dev, VuVirtq *vq, VuVirtqElement *elem)
     if (any_under_way(dev) && vq->kick_fd >= 0 && !vq->resubmit_list) {
         flags |= MEMSWAP_CLIENT_BOUNDED;
     }
-    for (unsigned int i = 0; i < elem->out_num && !ret; i++) {
-        ret = pin_present(dev, elem->out_sg[i].iov_base,
-                          elem->out_sg[i].iov_len, held);
-    }
-    for (unsigned int i = 0; i < elem->in_num && !ret; i++) {
-        ret = pin_present(dev, elem->in_sg[i].iov_base,
-                          elem->in_sg[i].iov_len, held);
-    }
+    ret = pin_present_all(dev, elem->out_sg, elem->out_num, held) ?:
+          pin_present_all(dev, elem->in_sg, elem->in_num, held);
     if (!ret) {
         /* most often there are several, here and there: one question */
         ret = memswap_pin_absent(dev->memswap->pins, flags, held);
