@@ -174,15 +174,8 @@ static void host_unpinned(void *opaque)
 
 Harness *harness_new(const HarnessOptions *options)
 {
-    static const MemswapHost plain = {
-        .may_hold_back = host_may_hold_back,
-        .held_up = host_held_up,
-        .event = host_event,
-        .trace = host_trace,
-        .unpinned = host_unpinned,
-    };
-    static const MemswapHost with_clock = {
-        .clock_ns = host_clock,
+    const MemswapHost host = {
+        .clock_ns = options->fake_clock ? host_clock : NULL,
         .may_hold_back = host_may_hold_back,
         .held_up = host_held_up,
         .event = host_event,
@@ -226,8 +219,8 @@ Harness *harness_new(const HarnessOptions *options)
         h->store->slow_below = options->slow_store ? UINT64_MAX : 0;
     }
     ret = memswap_engine_new_with_store(
-        &config, options->fake_clock ? &with_clock : &plain, h,
-        h->store ? &h->store->store : NULL, &h->engine, &error);
+        &config, &host, h, h->store ? &h->store->store : NULL, &h->engine,
+        &error);
     if (ret) {
         g_error("memswap_engine_new: %d: %s", ret, error);
     }

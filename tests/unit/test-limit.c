@@ -40,6 +40,27 @@ static const HarnessOptions with_evictor = {
 
 /* --- held back --------------------------------------------------------- */
 
+/* A thread that reads a page, and waits for room. */
+static Task *start_held(Harness *h, uint64_t page)
+{
+    Task *task = task_start(h, task_read, page);
+
+    wait_until(atomic_load(&h->engine->n_stalled) == 1);
+    task_check_waits(task);
+    return task;
+}
+
+/* One that reads this page waits until there is room, and passes no limit. */
+static void expect_held(Harness *h, uint64_t page)
+{
+    uint64_t overshoots = stats_of(h).overshoots;
+    Task *task = start_held(h, page);
+
+    release(h);
+    g_assert_cmpint(task_join(task), ==, 0);
+    g_assert_cmpuint(stats_of(h).overshoots, ==, overshoots);
+}
+
 static void test_stall(void)
 {
     HarnessOptions options = with_evictor;
@@ -49,9 +70,7 @@ static void test_stall(void)
 
     options.fake_clock = true;
     h = harness_held(&options);
-    task = task_start(h, task_read, LIMIT_PAGES);
-    wait_until(atomic_load(&h->engine->n_stalled) == 1);
-    task_check_waits(task);
+    task = start_held(h, LIMIT_PAGES);
     g_assert_cmpuint(stats_of(h).stalls, ==, 1);
     g_assert_cmpuint(stats_of(h).resident, ==, MEMSWAP_MIN_LIMIT);
     harness_tick(h, 7654321);
@@ -74,11 +93,8 @@ static void test_stall(void)
 static void test_hold_nobody(void)
 {
     Harness *h = harness_held(&with_evictor);
-    Task *task = task_start(h, task_read, LIMIT_PAGES);
-    uint64_t overshoots;
+    Task *task = start_held(h, LIMIT_PAGES);
 
-    wait_until(atomic_load(&h->engine->n_stalled) == 1);
-    task_check_waits(task);
     memswap_hold_nobody(h->engine, true);
     memswap_hold_nobody(h->engine, true);
     g_assert_cmpint(task_join(task), ==, 0);
@@ -86,16 +102,10 @@ static void test_hold_nobody(void)
     /* nested: still on */
     ram_check(h, LIMIT_PAGES + 1, 0);
     /* more if a page of zeroes was taken out again before it was read */
-    overshoots = stats_of(h).overshoots;
-    g_assert_cmpuint(overshoots, >=, 2);
+    g_assert_cmpuint(stats_of(h).overshoots, >=, 2);
 
     memswap_hold_nobody(h->engine, false);
-    task = task_start(h, task_read, LIMIT_PAGES + 2);
-    wait_until(atomic_load(&h->engine->n_stalled) == 1);
-    task_check_waits(task);
-    release(h);
-    g_assert_cmpint(task_join(task), ==, 0);
-    g_assert_cmpuint(stats_of(h).overshoots, ==, overshoots);
+    expect_held(h, LIMIT_PAGES + 2);
     harness_free(h);
 }
 
@@ -106,23 +116,14 @@ static void test_hold_nobody(void)
 static void test_held_up(void)
 {
     Harness *h = harness_held(&with_evictor);
-    Task *task = task_start(h, task_read, LIMIT_PAGES);
-    uint64_t overshoots;
+    Task *task = start_held(h, LIMIT_PAGES);
 
-    wait_until(atomic_load(&h->engine->n_stalled) == 1);
-    task_check_waits(task);
     atomic_store(&h->held_up, true);
     g_assert_cmpint(task_join(task), ==, 0);
     atomic_store(&h->held_up, false);
-    overshoots = stats_of(h).overshoots;
-    g_assert_cmpuint(overshoots, >=, 1);
+    g_assert_cmpuint(stats_of(h).overshoots, >=, 1);
 
-    task = task_start(h, task_read, LIMIT_PAGES + 1);
-    wait_until(atomic_load(&h->engine->n_stalled) == 1);
-    task_check_waits(task);
-    release(h);
-    g_assert_cmpint(task_join(task), ==, 0);
-    g_assert_cmpuint(stats_of(h).overshoots, ==, overshoots);
+    expect_held(h, LIMIT_PAGES + 1);
     harness_free(h);
 }
 
