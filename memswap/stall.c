@@ -140,13 +140,24 @@ static void next_chance(MemswapEngine *engine)
 }
 
 /*
- * A fault that waited so long finds no room still: is it because others take
- * it, in smaller parts?  With @force it is the host that has no hugepage.
+ * Would a fault on a page of the block find no room?  To be asked before it is
+ * tried: room that comes between is still its own.
  */
-static bool starves(const MemswapBlock *block, bool force, int64_t waited)
+static bool lacks_room(const MemswapBlock *block)
+{
+    return memswap_excess(block->engine, block->page_size) > 0;
+}
+
+/*
+ * A fault that waited so long found no room still: is it because others take
+ * it, in smaller parts?  It is the host that has no hugepage with @force, and
+ * unless it @lacked room, too.
+ */
+static bool starves(const MemswapBlock *block, bool force, int64_t waited,
+                    bool lacked)
 {
     return !force && block->region_pages == 1 && waited > HUGE_PATIENCE_NS &&
-           memswap_excess(block->engine, block->page_size);
+           lacked;
 }
 
 /*
@@ -239,12 +250,14 @@ static bool take_stalled(MemswapEngine *engine, guint i,
  * Returns where to go on.
  */
 static guint end_stalled(MemswapEngine *engine,
-                         const MemswapStalled *stalled, bool resolved)
+                         const MemswapStalled *stalled, bool resolved,
+                         bool lacked)
 {
     MemswapBlock *block = stalled->block;
     MemswapStalled *known;
     int64_t waited = memswap_now(engine) - stalled->since;
-    bool starved = !resolved && starves(block, stalled->force, waited);
+    bool starved = !resolved && starves(block, stalled->force, waited,
+                                        lacked);
     bool chance, over;
     guint i;
 
@@ -340,6 +353,7 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
     memswap_hold(block);
     while (true) {
         uint32_t seen = atomic_load(&engine->room_seq);
+        bool lacked;
 
         if (!engine->n_evictors) {
             memswap_reclaim_direct(engine, block->page_size);
@@ -350,13 +364,15 @@ MemswapOutcome memswap_stall_here(MemswapBlock *block, uint64_t page,
         }
         force |= memswap_may_overshoot(engine, 0) ||
                  held_up(engine, memswap_now(engine) - since);
+        lacked = lacks_room(block);
         outcome = memswap_fill(block, page, force ? MEMSWAP_FILL_FORCE : 0,
                                kind);
         if (outcome != MEMSWAP_NO_ROOM) {
             break;
         }
         if (note_starved(engine, &starved,
-                         starves(block, force, memswap_now(engine) - since))) {
+                         starves(block, force, memswap_now(engine) - since,
+                                 lacked))) {
             next_chance(engine);
         }
         if (engine->n_evictors && helped++ < HELP_TIMES &&
@@ -388,8 +404,10 @@ void memswap_serve_stalled(MemswapEngine *engine)
         seen = atomic_load(&engine->room_seq);
         while (atomic_load(&engine->n_stalled) &&
                take_stalled(engine, i, &stalled)) {
+            bool lacked = lacks_room(stalled.block);
+
             i = end_stalled(engine, &stalled,
-                            serve(engine, &stalled, &failed));
+                            serve(engine, &stalled, &failed), lacked);
         }
         /* Room made while one was in our hands was not seen by the maker. */
     } while (seen != atomic_load(&engine->room_seq));
