@@ -410,13 +410,13 @@ static void run_gather(Run *run, uint64_t *next, uint64_t end,
 uint64_t memswap_evict_pages(MemswapBlock *block, uint64_t *next,
                              uint64_t end, uint64_t max)
 {
-    unsigned int run_pages = CLAMP(RUN_BYTES / block->page_size, 1,
-                                   RUN_PAGES);
+    uint64_t left = (MIN(max, block->size) + block->page_size - 1) >>
+                    block->page_shift;
+    unsigned int run_pages = MIN(CLAMP(RUN_BYTES / block->page_size, 1,
+                                       RUN_PAGES), left);
     g_autofree uint8_t *small = NULL;
     g_autofree uint8_t *after = NULL;
     Run run = { .engine = block->engine, .block = block };
-    uint64_t left = (MIN(max, block->size) + block->page_size - 1) >>
-                    block->page_shift;
     uint64_t gone = 0;
 
     if (memswap_block_retained(block)) {
