@@ -167,3 +167,33 @@ void *huge_host(Harness *h, uint64_t page)
 {
     return h->ram.host + page * HUGE_SIZE;
 }
+
+Harness *huge_harness(uint64_t limit)
+{
+    return harness_new(&(HarnessOptions) {
+        .size = HUGE_PAGES * HUGE_SIZE, .limit = limit * HUGE_SIZE,
+        .hugetlb = true,
+    });
+}
+
+void huge_fill_all(Harness *h, uint64_t n)
+{
+    for (uint64_t page = 0; page < n; page++) {
+        huge_fill(h, page, 2 * page + 1);
+    }
+    harness_settle(h);
+}
+
+void huge_check_all(Harness *h, uint64_t n)
+{
+    for (uint64_t page = 0; page < n; page++) {
+        huge_check(h, page, 2 * page + 1);
+    }
+    harness_settle(h);
+}
+
+void huge_evict_all(Harness *h)
+{
+    harness_settle(h);
+    memswap_reclaim(h->engine, UINT64_MAX);
+}

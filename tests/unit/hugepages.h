@@ -13,6 +13,10 @@
 /* Parts of a hugepage that have a number of their own. */
 #define HUGE_PARTS (HUGE_SIZE / PAGE)
 
+/* The least that the limit may be, in hugepages, and some more. */
+#define HUGE_LIMIT (MEMSWAP_MIN_LIMIT_HUGETLB / HUGE_SIZE)
+#define HUGE_PAGES (HUGE_LIMIT + 8)
+
 /*
  * Have at least @n free hugepages of 2 MiB until the program ends; the host's
  * pool is made larger for that if this user may, and then made smaller again
@@ -38,5 +42,13 @@ void huge_check_part(Harness *h, uint64_t page, uint64_t number,
                      unsigned int part);
 void huge_touch(Harness *h, uint64_t page);
 void *huge_host(Harness *h, uint64_t page);
+
+/* With RAM of HUGE_PAGES, and a limit of so many. */
+Harness *huge_harness(uint64_t limit);
+/* The first @n, each with an odd number of its own. */
+void huge_fill_all(Harness *h, uint64_t n);
+void huge_check_all(Harness *h, uint64_t n);
+/* All that may leave does. */
+void huge_evict_all(Harness *h);
 
 #endif /* TEST_HUGEPAGES_H */
