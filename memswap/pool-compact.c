@@ -285,7 +285,6 @@ static bool compact(MemswapPool *pool)
     }
     had_room = empty_segment(pool, victim);
     if (memswap_segment_release(pool, victim)) {
-        memswap_segments_repaid(pool);
         return true;
     }
     victim->tried_round = pool->round;

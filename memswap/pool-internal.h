@@ -259,8 +259,6 @@ bool memswap_segments_one_more(MemswapPool *pool);
 /* Memory in use, and the limit that puts have to keep. */
 void memswap_segments_usage(MemswapPool *pool, uint64_t *in_use,
                             uint64_t *put_limit);
-/* The compactor freed a segment: what it borrowed is paid back. */
-void memswap_segments_repaid(MemswapPool *pool);
 /* Gives back memory of spare segments; true if there is more to give. */
 bool memswap_segments_trim(MemswapPool *pool);
 void memswap_segments_init(MemswapPool *pool);

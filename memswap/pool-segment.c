@@ -85,7 +85,11 @@ static MemswapSegment *list_pop(MemswapPool *pool, MemswapSegmentList *list)
     return segment;
 }
 
-/* Moves what was freed since the last time to the spare lists. */
+/*
+ * Moves what was freed since the last time to the spare lists.  Whoever freed
+ * it, it pays back what the compactor has borrowed: the last page of a victim
+ * may have been in somebody's hands, who drops it later.
+ */
 static void collect_emptied(MemswapPool *pool)
 {
     uint32_t id = atomic_exchange_explicit(&pool->emptied, MEMSWAP_NO_SEGMENT,
@@ -97,6 +101,7 @@ static void collect_emptied(MemswapPool *pool)
         id = segment->next;
         pool->spare_bytes += segment->backed;
         list_push(&pool->spare[segment->kind], segment);
+        pool->borrowed &= segment->kind != MEMSWAP_SEGMENT_SHARED;
     }
 }
 
@@ -454,13 +459,6 @@ bool memswap_segments_one_more(MemswapPool *pool)
            may_borrow(pool, in_use, limit);
     pthread_mutex_unlock(&pool->segments_lock);
     return more;
-}
-
-void memswap_segments_repaid(MemswapPool *pool)
-{
-    pthread_mutex_lock(&pool->segments_lock);
-    pool->borrowed = false;
-    pthread_mutex_unlock(&pool->segments_lock);
 }
 
 /* Takes a segment out of the spare list if there are too many. */

@@ -112,6 +112,49 @@ static void test_limit_lowered(void)
     pages_free(&pages);
 }
 
+/* The first page that is to be moved, and its entry. */
+static unsigned int in_hand;
+static uint64_t in_hand_entry;
+
+/* Somebody faults on it just then. */
+static void take_meanwhile(TestPages *pages, uint64_t from)
+{
+    uint64_t word;
+
+    for (in_hand = 0; atomic_load(&pages->words[in_hand]) !=
+         WORD(STORED, from); in_hand++) {
+        g_assert_cmpuint(in_hand, <, pages->count);
+    }
+    g_assert_true(pages_take(pages, in_hand, &word));
+    in_hand_entry = from;
+}
+
+/*
+ * What is borrowed to get below a lower limit is paid back although the
+ * compactor is not the one who frees the segment in the end.
+ */
+static void test_limit_borrowed(void)
+{
+    TestPages pages;
+    g_autofree uint8_t *buffer = NULL;
+
+    pages_fill(&pages, 20, UINT64_MAX, &buffer);
+    for (unsigned int i = 0; i < pages.count; i += 3) {
+        pages_drop(&pages, i);
+    }
+    pages_configure(&pages, 17 * MIB, LEVEL);
+    pages.meanwhile = take_meanwhile;
+    pages.store->ops->maintain(pages.store);
+    pages.store->ops->drop(pages.store, in_hand_entry);
+    atomic_store(&pages.words[in_hand], GONE);
+    pages_maintain(&pages);
+    g_assert_cmpuint(pages_stats(&pages).bytes, <=, 15 * MIB);
+    g_assert_cmpint(pages_put(&pages, 0, buffer), ==, 0);
+    pages_check_all(&pages);
+    pages_drop_all(&pages);
+    pages_free(&pages);
+}
+
 static void test_limit_large(void)
 {
     TestPages pages;
@@ -203,6 +246,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/pool/limit/full", test_limit);
     g_test_add_func("/pool/limit/lowered", test_limit_lowered);
+    g_test_add_func("/pool/limit/borrowed", test_limit_borrowed);
     g_test_add_func("/pool/limit/large", test_limit_large);
     g_test_add_func("/pool/no-memory", test_no_memory);
     return g_test_run();
