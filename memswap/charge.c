@@ -18,6 +18,9 @@
 
 #include "internal.h"
 
+/* Half of what eviction has freed, as far as fills may leave it for later. */
+#define SLACK_BYTES (256 * UINT64_C(1024))
+
 static void note_peak(MemswapEngine *engine, uint64_t charged)
 {
     uint64_t peak = atomic_load_explicit(&engine->peak_charged,
@@ -58,16 +61,36 @@ bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
     return true;
 }
 
+/*
+ * The ceiling after @size went, which left @charged.  What fills leave unused
+ * is kept for the next, a page of theirs being larger than half of @size, but
+ * not much of it, so that the ceiling gets down with the charge.
+ */
+static uint64_t lower_ceiling(MemswapEngine *engine, uint64_t ceiling,
+                              uint64_t limit, uint64_t charged,
+                              uint64_t size)
+{
+    uint64_t slack = MAX(SLACK_BYTES,
+                         MAX(size, 2 * atomic_load(&engine->largest_page)));
+
+    if (charged <= limit) {
+        return limit;
+    }
+    return MAX(limit, MIN(ceiling - MIN(size / 2, ceiling),
+                          charged + slack));
+}
+
 void memswap_uncharge(MemswapEngine *engine, uint64_t size)
 {
     uint64_t charged = atomic_fetch_sub(&engine->charged, size) - size;
     uint64_t ceiling = atomic_load(&engine->ceiling);
     uint64_t limit = atomic_load(&engine->limit);
 
-    while (ceiling > limit && charged + size / 2 < ceiling) {
-        uint64_t lower = MAX(limit, charged + size / 2);
+    while (ceiling > limit) {
+        uint64_t lower = lower_ceiling(engine, ceiling, limit, charged, size);
 
-        if (atomic_compare_exchange_weak(&engine->ceiling, &ceiling,
+        if (lower >= ceiling ||
+            atomic_compare_exchange_weak(&engine->ceiling, &ceiling,
                                          lower)) {
             break;
         }

@@ -379,6 +379,41 @@ static void test_lowered_in_background(void)
 }
 
 /* Wrong settings change nothing and say why in one line. */
+/*
+ * While the charge is above a lowered limit, faults get half of what leaves,
+ * in what parts ever: in no more than a page at a time as well.
+ */
+static void test_lowered_shared(void)
+{
+    static const uint64_t parts[] = { PAGE, 2 * PAGE, 32 * PAGE, 2 * MIB };
+    const uint64_t limit = 32 * MIB, above = 16 * MIB;
+
+    for (unsigned int i = 0; i < G_N_ELEMENTS(parts); i++) {
+        Harness *h = harness_new(&(HarnessOptions) {
+            .size = 64 * MIB, .limit = limit + above,
+        });
+        MemswapEngine *engine = h->engine;
+        uint64_t gone = 0, come = 0;
+
+        g_assert_true(memswap_charge(engine, limit + above, false));
+        harness_set_limit(h, limit, 0);
+        while (atomic_load(&engine->charged) > limit) {
+            memswap_uncharge(engine, parts[i]);
+            gone += parts[i];
+            while (memswap_charge(engine, PAGE, false)) {
+                come += PAGE;
+            }
+        }
+        g_assert_cmpuint(come, >=, above - 2 * parts[i]);
+        g_assert_cmpuint(gone, <=, 2 * above + 2 * parts[i]);
+        g_assert_cmpuint(atomic_load(&engine->ceiling), <=, limit + parts[i]);
+        memswap_uncharge(engine, atomic_load(&engine->charged));
+        g_assert_cmpuint(atomic_load(&engine->ceiling), ==, limit);
+        g_assert_cmpuint(stats_of(h).overshoots, ==, 0);
+        harness_free(h);
+    }
+}
+
 static void test_refused(void)
 {
     Harness *h = harness_new(&(HarnessOptions) {
@@ -582,6 +617,7 @@ int main(int argc, char **argv)
     g_test_add_func("/limit/lowered", test_lowered);
     g_test_add_func("/limit/lowered/in-background",
                     test_lowered_in_background);
+    g_test_add_func("/limit/lowered/shared", test_lowered_shared);
     g_test_add_func("/limit/refused", test_refused);
     g_test_add_func("/limit/refused/at-start", test_refused_at_start);
     g_test_add_func("/limit/full/hold", test_full_hold);
