@@ -492,11 +492,11 @@ void memswap_block_remove(MemswapEngine *engine, MemswapBlock *block)
 
 void memswap_block_get_stats(MemswapBlock *block, MemswapBlockStats *stats)
 {
-    int64_t pages[MEMSWAP_PLACE__MAX];
+    uint64_t pages[MEMSWAP_PLACE__MAX];
 
     for (int i = 0; i < MEMSWAP_PLACE__MAX; i++) {
         /* Moving is two steps: between them a count may be off by one. */
-        pages[i] = MAX(atomic_load(&block->pages[i]), 0);
+        pages[i] = memswap_sum(&block->pages[i]);
     }
     *stats = (MemswapBlockStats) {
         .managed = block->size,

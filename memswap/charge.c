@@ -40,9 +40,10 @@ bool memswap_charge(MemswapEngine *engine, uint64_t size, bool force)
     bool over;
 
     do {
+        uint64_t ceiling = atomic_load(&engine->ceiling);
+        uint64_t limit = atomic_load(&engine->limit);
         /* the ceiling may be a step behind a limit that was just raised */
-        uint64_t most = MAX(atomic_load(&engine->ceiling),
-                            atomic_load(&engine->limit));
+        uint64_t most = MAX(ceiling, limit);
 
         if (charged + size + left > most && !force) {
             return false;
@@ -70,8 +71,8 @@ static uint64_t lower_ceiling(MemswapEngine *engine, uint64_t ceiling,
                               uint64_t limit, uint64_t charged,
                               uint64_t size)
 {
-    uint64_t slack = MAX(SLACK_BYTES,
-                         MAX(size, 2 * atomic_load(&engine->largest_page)));
+    uint64_t page = atomic_load(&engine->largest_page);
+    uint64_t slack = MAX(SLACK_BYTES, MAX(size, 2 * page));
 
     if (charged <= limit) {
         return limit;

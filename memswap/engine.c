@@ -260,7 +260,7 @@ int memswap_set_settings(MemswapEngine *engine,
 
     g_mutex_lock(&engine->settings_lock);
     ret = check_settings(settings, atomic_load(&engine->largest_page),
-                         MAX(atomic_load(&engine->pinned), 0),
+                         memswap_sum(&engine->pinned),
                          settings->limit < limit ? memswap_retained(engine) : 0,
                          engine->reserve_auto ? 0 : engine->reserve_high,
                          error);

@@ -450,6 +450,17 @@ struct MemswapEngine {
 #define memswap_count(counter, n) \
     ((void)atomic_fetch_add_explicit(&(counter), n, memory_order_relaxed))
 
+/*
+ * A sum that others may take below zero for a moment.  MAX() would look twice,
+ * and may see that the second time.
+ */
+static inline uint64_t memswap_sum(const _Atomic int64_t *sum)
+{
+    int64_t now = atomic_load(sum);
+
+    return MAX(now, 0);
+}
+
 /* engine.c */
 
 /*

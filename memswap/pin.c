@@ -337,9 +337,10 @@ uint64_t memswap_pin_bound(MemswapEngine *engine)
 
 uint64_t memswap_pin_room(MemswapEngine *engine)
 {
-    int64_t bound = memswap_pin_bound(engine);
+    uint64_t bound = memswap_pin_bound(engine);
+    uint64_t pinned = memswap_sum(&engine->pinned);
 
-    return MAX(bound - atomic_load(&engine->pinned), 0);
+    return bound - MIN(pinned, bound);
 }
 
 /* How many of these pages have no pin now? */

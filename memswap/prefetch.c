@@ -225,8 +225,8 @@ static uint64_t bring_watched_run(MemswapPolicyHost *host,
                                   uint64_t first, uint64_t end, bool last)
 {
     PolicyGovernor *governor = &host->governor;
-    uint64_t every = MAX(WATCH_EVERY * atomic_load(&governor->rate) /
-                         RATE_FULL, 1);
+    uint64_t rate = atomic_load(&governor->rate);
+    uint64_t every = MAX(WATCH_EVERY * rate / RATE_FULL, 1);
     uint64_t done = 0;
 
     while (first < end) {

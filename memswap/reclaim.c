@@ -254,7 +254,7 @@ static void trial_queue(MemswapEngine *engine, MemswapTrial *entry,
 unsigned int memswap_trial_window(MemswapEngine *engine, unsigned int flags)
 {
     uint64_t regions = atomic_load(&engine->charged) / MEMSWAP_REGION_SIZE;
-    uint64_t huge = MAX(atomic_load(&engine->hugetlb.resident), 0);
+    uint64_t huge = memswap_sum(&engine->hugetlb.resident);
     uint64_t window = MIN(huge / 2, TRIAL_WINDOW_HUGETLB);
 
     if (!(flags & MEMSWAP_RECLAIM_HUGETLB)) {

@@ -33,8 +33,8 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
     MemswapStoreStats pool;
 
     *stats = (MemswapStats) {
-        .trial = MAX(atomic_load(&engine->trial_pages), 0),
-        .pinned = MAX(atomic_load(&engine->pinned), 0),
+        .trial = memswap_sum(&engine->trial_pages),
+        .pinned = memswap_sum(&engine->pinned),
         .pin_limit = memswap_pin_bound(engine),
         .pins_refused = atomic_load(&engine->pins_refused),
         .peak_resident = atomic_load(&engine->peak_charged),
@@ -50,7 +50,7 @@ void memswap_get_stats(MemswapEngine *engine, MemswapStats *stats)
         .spurious = atomic_load(&engine->spurious),
         .readahead = atomic_load(&engine->n_readahead),
         .unchanged = atomic_load(&engine->n_unchanged),
-        .kept = MAX(atomic_load(&engine->kept), 0),
+        .kept = memswap_sum(&engine->kept),
         .retained = memswap_retained(engine),
         .huge_supported = engine->huge,
         .collapses = atomic_load(&engine->collapses),
