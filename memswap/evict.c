@@ -21,8 +21,8 @@
 
 /* Pages that lose their kept copies at once for want of room. */
 #define SHED_BYTES (4 * 1024 * 1024)
-/* Steps of the store's background work after that. */
-#define SHED_TIDY 4
+/* Steps of the store's background work before that, and after it. */
+#define TIDY_STEPS 4
 
 typedef struct Run {
     MemswapEngine *engine;
@@ -67,12 +67,20 @@ static void note_store_works(MemswapEngine *engine)
     }
 }
 
+/* What was dropped is room once what is left lies together. */
+static void tidy_store(MemswapStore *store)
+{
+    for (int i = 0; i < TIDY_STEPS && store->ops->maintain(store); i++) {
+    }
+}
+
 MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
                                 const void *data, bool *full,
                                 uint64_t *handle)
 {
     MemswapStore *store = block->engine->store;
     uint64_t owner = memswap_page_owner(block, page);
+    bool tidied = false;
 
     if (same_filled(data, block->page_size, handle)) {
         return MEMSWAP_IN_WORD;
@@ -85,14 +93,14 @@ MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
         return MEMSWAP_IN_CACHE;
     }
     while (store->ops->put(store, data, block->page_size, owner, handle)) {
-        if (!memswap_shed_copies(block->engine, SHED_BYTES)) {
+        /* kept copies go only for want of room that is there otherwise */
+        if (tidied && !memswap_shed_copies(block->engine, SHED_BYTES)) {
             *full = true;
             note_store_full(block, page);
             return MEMSWAP_IN_CACHE;
         }
-        /* what was shed is room once it lies together */
-        for (int i = 0; i < SHED_TIDY && store->ops->maintain(store); i++) {
-        }
+        tidy_store(store);
+        tidied = true;
     }
     note_store_works(block->engine);
     return MEMSWAP_IN_STORE;

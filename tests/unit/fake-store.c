@@ -118,7 +118,11 @@ static void fake_drop(MemswapStore *opaque, uint64_t handle)
 
 static bool fake_maintain(MemswapStore *opaque)
 {
-    return false;
+    FakeStore *store = (FakeStore *)opaque;
+    uint64_t untidy = atomic_exchange(&store->untidy, 0);
+
+    atomic_fetch_add(&store->limit, untidy);
+    return untidy > 0;
 }
 
 static void fake_configure(MemswapStore *opaque, uint64_t limit,

@@ -28,6 +28,7 @@ struct FakeStore {
     _Atomic int put_error;      /* what put() returns instead of storing */
     _Atomic int get_error;      /* what get() returns instead of content */
     _Atomic uint64_t limit;     /* bytes; put() beyond it gives -ENOSPC */
+    _Atomic uint64_t untidy;    /* by what maintain() raises the limit */
     _Atomic int codec;
     _Atomic bool hurry;
     /* Handles below this are slow to get, so it says. */

@@ -538,6 +538,25 @@ static void test_full_hold(void)
     harness_free(h);
 }
 
+/* What is dead in the store makes room before it counts as full. */
+static void test_full_untidy(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) {
+        .size = 8 * MIB, .limit = 8 * MIB,
+    });
+
+    atomic_store(&h->store->limit, STORE_PAGES * PAGE);
+    atomic_store(&h->store->untidy, 20 * PAGE);
+    write_pages(h, 0, STORE_PAGES + 50);
+    g_assert_cmpuint(memswap_reclaim(h->engine, (STORE_PAGES + 20) * PAGE),
+                     ==, (STORE_PAGES + 20) * PAGE);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 0);
+    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, 0);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 1);
+    check_pages(h, 0, STORE_PAGES + 50);
+    harness_free(h);
+}
+
 static void test_full_overshoot(void)
 {
     HarnessOptions options = with_evictor;
@@ -621,6 +640,7 @@ int main(int argc, char **argv)
     g_test_add_func("/limit/refused", test_refused);
     g_test_add_func("/limit/refused/at-start", test_refused_at_start);
     g_test_add_func("/limit/full/hold", test_full_hold);
+    g_test_add_func("/limit/full/untidy", test_full_untidy);
     g_test_add_func("/limit/full/overshoot", test_full_overshoot);
     g_test_add_func("/limit/full/again", test_full_again);
     g_test_add_func("/limit/full/same", test_full_same);
