@@ -154,8 +154,11 @@ static uint64_t map_tried(MemswapBlock *block, uint64_t first, uint64_t end)
     return n;
 }
 
-/* Bring a page in unmapped, to see whether it is touched. */
-static bool bring_watched(MemswapPolicyHost *host, MemswapBlock *block,
+/*
+ * Bring a page in unmapped, to see whether it is touched.  The caller owns the
+ * region.
+ */
+static bool write_watched(MemswapPolicyHost *host, MemswapBlock *block,
                           uint64_t page)
 {
     uint8_t data[SMALL_PAGE] __attribute__((aligned(SMALL_PAGE)));
@@ -181,6 +184,25 @@ static bool bring_watched(MemswapPolicyHost *host, MemswapBlock *block,
     }
     memswap_fill_finish_watched(block, page, old, host->slot + 1);
     return true;
+}
+
+/*
+ * Once another process may write to the page, a write of ours can come too
+ * late.  Who exposes a block owns each of its regions in between.
+ */
+static bool bring_watched(MemswapPolicyHost *host, MemswapBlock *block,
+                          uint64_t page)
+{
+    MemswapRegion *region = memswap_page_region(block, page);
+    bool brought;
+
+    if (!memswap_region_try_own(region)) {
+        return false;
+    }
+    brought = !memswap_block_exposed(block) &&
+              write_watched(host, block, page);
+    memswap_region_disown(region);
+    return brought;
 }
 
 /* A hugepage: what it saves is so much that there is no need to watch. */

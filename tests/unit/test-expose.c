@@ -11,6 +11,7 @@
 #include "harness.h"
 #include "huge-ram.h"
 #include "other.h"
+#include "puppets.h"
 
 static void test_huge(void)
 {
@@ -270,6 +271,89 @@ static void test_expose_waits(void)
     harness_free(h);
 }
 
+/* --- prefetch ----------------------------------------------------------- */
+
+/* 64 pages that are out, and somebody who may bring them in. */
+static Harness *harness_evicted(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
+
+    write_pages(h, 0, 64);
+    g_assert_cmpuint(memswap_reclaim(h->engine, UINT64_MAX), ==, 64 * PAGE);
+    puppet_add(h, "p", "puppet");
+    return h;
+}
+
+static int refuse_write(void *opaque, InjectCall call, uint64_t where,
+                        size_t *size)
+{
+    g_assert_cmpint(call, !=, INJECT_WRITE);
+    return 0;
+}
+
+/*
+ * Rule: where other processes have the memory mapped, a page appears with its
+ * content.  So none is written to the file, to be watched.
+ */
+static void test_prefetch(void)
+{
+    Harness *h = harness_evicted();
+    InjectHooks hooks = { .before = refuse_write };
+
+    g_assert_cmpint(memswap_block_expose(h->ram.block, NULL), ==, 0);
+    inject(&hooks);
+    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 64"), ==, 64);
+    inject(NULL);
+    g_assert_cmpuint(stats_of(h).resident, ==, 64 * PAGE);
+    g_assert_cmpuint(stats_of(h).trial, ==, 0);
+    check_pages(h, 0, 64);
+    memswap_block_conceal(h->ram.block);
+    harness_check(h);
+    harness_free(h);
+}
+
+static int64_t task_expose(Harness *h, uint64_t unused)
+{
+    return memswap_block_expose(h->ram.block, NULL);
+}
+
+typedef struct Meanwhile {
+    Harness *h;
+    _Atomic(Task *) task;
+} Meanwhile;
+
+static int expose_meanwhile(void *opaque, InjectCall call, uint64_t where,
+                            size_t *size)
+{
+    Meanwhile *meanwhile = opaque;
+
+    if (call == INJECT_WRITE && !atomic_load(&meanwhile->task)) {
+        Task *task = task_start(meanwhile->h, task_expose, 0);
+
+        task_check_waits(task);
+        atomic_store(&meanwhile->task, task);
+    }
+    return 0;
+}
+
+/* Who exposes the block just then waits until that page is there. */
+static void test_prefetch_meanwhile(void)
+{
+    Harness *h = harness_evicted();
+    Meanwhile meanwhile = { .h = h };
+    InjectHooks hooks = { .before = expose_meanwhile, .opaque = &meanwhile };
+
+    inject(&hooks);
+    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 64"), >=, 1);
+    g_assert_cmpint(task_join(atomic_load(&meanwhile.task)), ==, 0);
+    inject(NULL);
+    g_assert_cmpuint(stats_of(h).trial, <=, PAGE);
+    check_pages(h, 0, 64);
+    memswap_block_conceal(h->ram.block);
+    harness_check(h);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     other_main(argc, argv);
@@ -281,5 +365,7 @@ int main(int argc, char **argv)
     g_test_add_func("/expose/no-descriptors", test_refuse_no_descriptors);
     g_test_add_func("/expose/nests", test_nests);
     g_test_add_func("/expose/waits", test_expose_waits);
+    g_test_add_func("/expose/prefetch", test_prefetch);
+    g_test_add_func("/expose/prefetch/meanwhile", test_prefetch_meanwhile);
     return g_test_run();
 }

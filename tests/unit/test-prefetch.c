@@ -76,34 +76,6 @@ static void test_last(void)
     harness_free(h);
 }
 
-static int refuse_write(void *opaque, InjectCall call, uint64_t where,
-                        size_t *size)
-{
-    g_assert_cmpint(call, !=, INJECT_WRITE);
-    return 0;
-}
-
-/*
- * Rule: where other processes have the memory mapped, a page appears with its
- * content.  So none is written to the file, to be watched.
- */
-static void test_exposed(void)
-{
-    Harness *h = harness_evicted(64);
-    InjectHooks hooks = { .before = refuse_write };
-
-    g_assert_cmpint(memswap_block_expose(h->ram.block, NULL), ==, 0);
-    inject(&hooks);
-    g_assert_cmpint(puppet_ask(h, "p", "prefetch", "0 0 64"), ==, 64);
-    inject(NULL);
-    g_assert_cmpuint(stats_of(h).resident, ==, 64 * PAGE);
-    g_assert_cmpuint(stats_of(h).trial, ==, 0);
-    check_pages(h, 0, 64);
-    memswap_block_conceal(h->ram.block);
-    harness_check(h);
-    harness_free(h);
-}
-
 static void test_wasted(void)
 {
     Harness *h = harness_evicted(64);
@@ -634,7 +606,6 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/prefetch/hits", test_hits);
     g_test_add_func("/prefetch/last", test_last);
-    g_test_add_func("/prefetch/exposed", test_exposed);
     g_test_add_func("/prefetch/wasted", test_wasted);
     g_test_add_func("/prefetch/holes", test_holes);
     g_test_add_func("/prefetch/trial", test_trial);
