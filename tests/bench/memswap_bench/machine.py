@@ -95,6 +95,11 @@ class Machine:
         self.journal.append(entry)
         self.save()
 
+    def amend(self, *entry):
+        """What the last entry turned out to be."""
+        self.journal[-1] = entry
+        self.save()
+
     def save(self):
         if not self.journal:
             if os.path.exists(JOURNAL):
@@ -118,7 +123,10 @@ class Machine:
         before = int(read(HUGEPAGES))
         self.note('hugepages', before, before + number)
         write(HUGEPAGES, before + number)
-        if int(read(HUGEPAGES)) < before + number:
+        now = int(read(HUGEPAGES))
+        # The kernel gives what it can: no more than that is ours.
+        self.amend('hugepages', before, now)
+        if now < before + number:
             raise Unable(f'no room for {number} hugepages')
 
     def make_directory(self, path):
@@ -183,8 +191,12 @@ class Machine:
 
     @staticmethod
     def undo_hugepages(before, ours):
-        # Somebody else may have changed it meanwhile: take ours off.
-        write(HUGEPAGES, max(0, int(read(HUGEPAGES)) - (ours - before)))
+        # Somebody else may have changed it meanwhile: take ours off, but
+        # none that were there before us.
+        now = int(read(HUGEPAGES))
+        left = max(before, now - max(0, ours - before))
+        if left < now:
+            write(HUGEPAGES, left)
 
     @staticmethod
     def undo_rmdir(path):
