@@ -19,6 +19,7 @@ LOCK = '/run/memswap-bench.lock'
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HUGEPAGES = '/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages'
 ZRAM = '/sys/class/zram-control'
+SWAPS = '/proc/swaps'
 
 
 class Unable(Exception):
@@ -48,6 +49,18 @@ def chosen(path):
     text = read(path)
     found = re.search(r'\[(\S+)\]', text)
     return found[1] if found else text
+
+
+def swapped_to(path):
+    """Is it in use as swap?  The kernel lists whole paths, without links."""
+    if not os.path.exists(SWAPS):
+        return False                # a kernel without swap
+    with open(SWAPS, encoding='utf-8', errors='surrogateescape') as file:
+        # blanks in them are escaped, in octal
+        names = [re.sub(r'\\([0-7]{3})', lambda each: chr(int(each[1], 8)),
+                        re.split('[ \t]', line)[0]) for line in file]
+    return os.path.realpath(path) in [name.removesuffix(' (deleted)')
+                                      for name in names]
 
 
 def run(*command):
@@ -138,6 +151,8 @@ class Machine:
         run('swapon', '--priority', '32767', path)
 
     def make_file(self, path, size):
+        if swapped_to(path):
+            raise Unable(f'{path} is swapped to already')
         self.note('unlink', path)
         with open(path, 'wb') as file:
             os.fchmod(file.fileno(), 0o600)
@@ -215,12 +230,14 @@ class Machine:
 
     @staticmethod
     def undo_swapoff(path):
-        with open('/proc/swaps', encoding='ascii') as file:
-            if any(line.split()[0] == path for line in file):
-                run('swapoff', path)
+        if swapped_to(path):
+            run('swapoff', path)
 
     @staticmethod
     def undo_unlink(path):
+        if swapped_to(path):
+            # without a name there would be no way to swap it off
+            raise Unable(f'{path} is still swapped to')
         if os.path.exists(path):
             os.unlink(path)
 
