@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from . import swap
 from .cgroup import Cgroup
-from .machine import Unable
+from .machine import Unable, uninterrupted
 from .side import TICKS, Killable, OutOfMemory, kernel_seconds
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(
@@ -328,8 +328,9 @@ class Side(Killable):
                 raise OutOfMemory('killed for want of memory') from error
             raise Unable(f'{error} {vm.stderr()}') from error
         finally:
-            keeper.stop()
-            vm.kill()
+            with uninterrupted():
+                keeper.stop()
+                vm.kill()
         return figures
 
     def find_ram(self, vm, work):

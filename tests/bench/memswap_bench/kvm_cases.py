@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from . import guest     # finds the modules of tests/functional
 from .case import Case, Reference
-from .machine import Missing, Unable
+from .machine import Missing, Unable, uninterrupted
 
 # pylint: disable=wrong-import-order
 from memswap_firmware import FirmwareVM, kvm_usable
@@ -58,7 +58,8 @@ class Side:
             raise (Unable if self.limit else Missing)(
                 f'{error} {vm.stderr()}') from error
         finally:
-            vm.kill()
+            with uninterrupted():
+                vm.kill()
 
     def measure(self, vm, work):
         meter = guest.Meter(vm, bool(self.limit))

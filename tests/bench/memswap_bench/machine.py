@@ -3,8 +3,10 @@
 
 Everything that is changed is written to a journal first.  restore() undoes
 the journal from its end; a run that was killed is undone by the next one.
+What cannot be undone stays in the journal, for the next one as well.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -19,6 +21,7 @@ LOCK = '/run/memswap-bench.lock'
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HUGEPAGES = '/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages'
 ZRAM = '/sys/class/zram-control'
+BLOCK = '/sys/block'
 SWAPS = '/proc/swaps'
 
 
@@ -63,12 +66,44 @@ def swapped_to(path):
                                       for name in names]
 
 
+@contextlib.contextmanager
+def uninterrupted():
+    """What is inside is done to its end; signals come after it."""
+    came = []
+    # Blocked ones would still go to other threads, and reach us so.
+    handlers = {number: signal.signal(
+        number, lambda number, _frame: came.append(number))
+                for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 def run(*command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False,
-                          stderr=subprocess.STDOUT, encoding='utf-8',
-                          errors='replace')
+    try:
+        # a session of its own: Ctrl-C is not for swapoff
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=False,
+                              stderr=subprocess.STDOUT, encoding='utf-8',
+                              errors='replace', start_new_session=True)
+    except OSError as error:
+        raise Unable(f'{command[0]}: {error.strerror}') from error
     if done.returncode:
         raise Unable(f'{" ".join(command)}: {done.stdout.strip()}')
+
+
+def subject(what, *arguments):
+    """What an entry of the journal is about."""
+    if what == 'hugepages':
+        return HUGEPAGES
+    if what == 'reset':
+        return f'/dev/{arguments[0]}'
+    if what == 'hot_remove':
+        return f'/dev/zram{arguments[0]}'
+    return arguments[0]
 
 
 class Machine:
@@ -76,6 +111,7 @@ class Machine:
 
     def __init__(self):
         self.journal = []
+        self.left = {}              # what can't be restored: why, by subject
         self.lock = None
 
     def __enter__(self):
@@ -90,17 +126,29 @@ class Machine:
                 self.journal = json.load(file)
             print('bench: undoing what a run that was killed had changed')
             self.undo(0)
+            if self.left:
+                self.tell_left()
+                raise SystemExit(1)
         for number in SIGNALS:
             signal.signal(number, self.interrupted)
         return self
 
     @staticmethod
     def interrupted(number, _frame):
+        # Another one would stop the way back.
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     def __exit__(self, *_):
         self.undo(0)
+        self.tell_left()
         self.lock.close()
+
+    def tell_left(self):
+        for why in self.left.values():
+            print(f'bench: not restored: {why}; it stays in {JOURNAL}',
+                  flush=True)
 
     # --- changes, each written down before it is made ------------------
 
@@ -166,43 +214,54 @@ class Machine:
                            stderr=subprocess.DEVNULL)
         if not os.path.isdir(ZRAM):
             raise Unable('this kernel has no zram')
-        names = [name for name in sorted(os.listdir('/sys/block'))
+        names = [name for name in sorted(os.listdir(BLOCK))
                  if re.fullmatch(r'zram\d+', name)
-                 and read(f'/sys/block/{name}/disksize') == '0']
+                 and read(f'{BLOCK}/{name}/disksize') == '0']
         if not names:
             number = read(f'{ZRAM}/hot_add')
             names = [f'zram{number}']
             self.note('hot_remove', number)
         self.note('reset', names[0],
-                  chosen(f'/sys/block/{names[0]}/comp_algorithm'))
+                  chosen(f'{BLOCK}/{names[0]}/comp_algorithm'))
         return names[0]
 
     # --- the way back ---------------------------------------------------
 
     def mark(self):
         """Where undo() should stop."""
+        if self.left:
+            self.undo(0)
+        if self.left:
+            raise Unable('the machine is not as it was: ' +
+                         ', '.join(self.left.values()))
         return len(self.journal)
 
     def undo(self, mark):
-        """Undo all changes after a mark; no signal stops it."""
-        handlers = {number: signal.signal(number, signal.SIG_IGN)
-                    for number in SIGNALS}
-        try:
-            while len(self.journal) > mark:
-                what, *arguments = self.journal[-1]
+        """Undo all changes after a mark; no signal stops it.
+
+        Where that fails, what was done before to the same thing stays too: a
+        device that is still swapped to is not reset.
+        """
+        with uninterrupted():
+            stuck = set()
+            for number in reversed(range(mark, len(self.journal))):
+                what, *arguments = self.journal[number]
+                about = subject(what, *arguments)
+                if about in stuck:
+                    continue
                 try:
                     getattr(self, f'undo_{what}')(*arguments)
+                    self.left.pop(about, None)
+                    del self.journal[number]
+                    self.save()
                 except (OSError, Unable) as error:
-                    print(f'bench: cannot restore: {error}', flush=True)
-                self.journal.pop()
-                self.save()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+                    stuck.add(about)
+                    self.left[about] = str(error)
 
     @staticmethod
     def undo_set(path, before):
-        write(path, before)
+        if os.path.exists(path):
+            write(path, before)
 
     @staticmethod
     def undo_hugepages(before, ours):
@@ -243,9 +302,12 @@ class Machine:
 
     @staticmethod
     def undo_reset(name, algorithm):
-        write(f'/sys/block/{name}/reset', 1)
-        write(f'/sys/block/{name}/comp_algorithm', algorithm)
+        if not os.path.exists(f'{BLOCK}/{name}'):
+            return
+        write(f'{BLOCK}/{name}/reset', 1)
+        write(f'{BLOCK}/{name}/comp_algorithm', algorithm)
 
     @staticmethod
     def undo_hot_remove(number):
-        write(f'{ZRAM}/hot_remove', number)
+        if os.path.exists(f'{BLOCK}/zram{number}'):
+            write(f'{ZRAM}/hot_remove', number)

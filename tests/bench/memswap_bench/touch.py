@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from . import swap
 from .cgroup import Cgroup
-from .machine import Unable
+from .machine import Unable, uninterrupted
 from .side import Killable, OutOfMemory, kernel_seconds
 
 PR_SET_PDEATHSIG = 1
@@ -102,8 +102,9 @@ class Touch:
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
+        with uninterrupted():
+            self.process.kill()
+            self.process.communicate()
 
     def squeeze(self, size):
         """So much RAM may be resident from now on, or soon."""
