@@ -22,6 +22,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HUGEPAGES = '/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages'
 ZRAM = '/sys/class/zram-control'
 BLOCK = '/sys/block'
+MODULES = '/sys/module'
+TRIES = 20
 SWAPS = '/proc/swaps'
 
 
@@ -52,6 +54,12 @@ def chosen(path):
     text = read(path)
     found = re.search(r'\[(\S+)\]', text)
     return found[1] if found else text
+
+
+def zrams():
+    """The names of all zram devices."""
+    return [name for name in sorted(os.listdir(BLOCK))
+            if re.fullmatch(r'zram\d+', name)]
 
 
 def swapped_to(path):
@@ -103,7 +111,19 @@ def subject(what, *arguments):
         return f'/dev/{arguments[0]}'
     if what == 'hot_remove':
         return f'/dev/zram{arguments[0]}'
-    return arguments[0]
+    return what if what == 'remove_new' else arguments[0]
+
+
+def patiently(function, *arguments):
+    """udev looks at a device that has changed; it is busy until then."""
+    for left in reversed(range(TRIES)):
+        try:
+            function(*arguments)
+            return
+        except Unable:
+            if not left:
+                raise
+        time.sleep(0.1)
 
 
 class Machine:
@@ -161,6 +181,11 @@ class Machine:
         self.journal[-1] = entry
         self.save()
 
+    def drop(self):
+        """The last entry was not made."""
+        self.journal.pop()
+        self.save()
+
     def save(self):
         if not self.journal:
             if os.path.exists(JOURNAL):
@@ -207,20 +232,29 @@ class Machine:
             # swapon wants no holes
             os.posix_fallocate(file.fileno(), 0, size)
 
-    def take_zram(self):
-        """The name of a zram device that nobody uses."""
-        if not os.path.isdir(ZRAM):
-            subprocess.run(['modprobe', 'zram'], check=False,
-                           stderr=subprocess.DEVNULL)
+    def load_zram(self):
+        if os.path.isdir(ZRAM):
+            return
+        self.note('unload', 'zram')
+        try:
+            run('modprobe', 'zram')
+        except Unable as why:
+            self.drop()
+            raise Unable(f'there is no zram: {why}') from why
         if not os.path.isdir(ZRAM):
             raise Unable('this kernel has no zram')
-        names = [name for name in sorted(os.listdir(BLOCK))
-                 if re.fullmatch(r'zram\d+', name)
-                 and read(f'{BLOCK}/{name}/disksize') == '0']
+
+    def take_zram(self):
+        """The name of a zram device that nobody uses."""
+        self.load_zram()
+        names = [name for name in zrams()
+                 if read(f'{BLOCK}/{name}/disksize') == '0']
         if not names:
+            # Its number is known only once it is there.
+            self.note('remove_new', zrams())
             number = read(f'{ZRAM}/hot_add')
             names = [f'zram{number}']
-            self.note('hot_remove', number)
+            self.amend('hot_remove', number)
         self.note('reset', names[0],
                   chosen(f'{BLOCK}/{names[0]}/comp_algorithm'))
         return names[0]
@@ -304,10 +338,23 @@ class Machine:
     def undo_reset(name, algorithm):
         if not os.path.exists(f'{BLOCK}/{name}'):
             return
-        write(f'{BLOCK}/{name}/reset', 1)
+        patiently(write, f'{BLOCK}/{name}/reset', 1)
         write(f'{BLOCK}/{name}/comp_algorithm', algorithm)
 
     @staticmethod
     def undo_hot_remove(number):
         if os.path.exists(f'{BLOCK}/zram{number}'):
-            write(f'{ZRAM}/hot_remove', number)
+            patiently(write, f'{ZRAM}/hot_remove', number)
+
+    @staticmethod
+    def undo_remove_new(before):
+        for name in zrams():
+            if name not in before and \
+                    read(f'{BLOCK}/{name}/disksize') == '0':
+                write(f'{ZRAM}/hot_remove', name.removeprefix('zram'))
+
+    @staticmethod
+    def undo_unload(module):
+        # Built in, it can't have been us.
+        if os.path.exists(f'{MODULES}/{module}/initstate'):
+            patiently(run, 'modprobe', '-r', module)

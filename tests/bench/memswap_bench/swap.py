@@ -4,7 +4,7 @@
 import os
 import re
 
-from .machine import read, run, write
+from .machine import BLOCK, Unable, read, run, write
 
 PAGE_CLUSTER = '/proc/sys/vm/page-cluster'
 ZSWAP = '/sys/module/zswap/parameters/enabled'
@@ -13,13 +13,15 @@ STRONGEST = ('zstd', 'deflate', 'lz4hc', '842', 'lzo-rle', 'lzo')
 # Each pass over RAM may leave some slots behind.
 SLACK = 512 << 20
 
+known = []                  # of algorithms, see find_algorithms()
+
 
 class Zram:
     """Swap on a zram device of its own."""
 
     def __init__(self, machine, algorithm, size):
         self.name = machine.take_zram()
-        self.path = f'/sys/block/{self.name}'
+        self.path = f'{BLOCK}/{self.name}'
         write(f'{self.path}/comp_algorithm', algorithm)
         write(f'{self.path}/disksize', size + size // 4 + SLACK)
         device = f'/dev/{self.name}'
@@ -52,12 +54,28 @@ def prepare(machine, page_cluster):
         machine.set(ZSWAP, 'N')
 
 
+def find_algorithms(machine):
+    """Ask zram what it can use, for algorithms(); which a device tells.
+
+    A module that had to be loaded for that stays until the machine is
+    restored.
+    """
+    machine.load_zram()
+    mark = machine.mark()
+    try:
+        name = machine.take_zram()
+        known[:] = re.sub(r'[][]', '', read(
+            f'{BLOCK}/{name}/comp_algorithm')).split()
+    finally:
+        machine.undo(mark)
+    if not strongest():
+        raise Unable('zram has nothing that compresses more than lz4')
+
+
+def strongest():
+    return next((name for name in STRONGEST if name in known), None)
+
+
 def algorithms():
     """What zram here can use: lz4 and, if there is one, the strongest."""
-    names = set()
-    for name in os.listdir('/sys/block'):
-        if re.fullmatch(r'zram\d+', name):
-            names |= set(read(f'/sys/block/{name}/comp_algorithm')
-                         .replace('[', '').replace(']', '').split())
-    strongest = next((name for name in STRONGEST if name in names), None)
-    return [name for name in ('lz4', strongest) if name in names]
+    return [name for name in ('lz4', strongest()) if name in known]
