@@ -4,7 +4,7 @@
 import statistics
 from dataclasses import dataclass, field
 
-from .machine import Missing, Unable
+from .machine import FAILURES, Missing, Unable
 
 # Metric: (unit, which is better).  A figure that has no place here is not
 # reported.
@@ -205,9 +205,10 @@ class Runner:
         except Missing as why:
             self.say(f'{case.name}: skipped: {why}')
             return
-        except Unable as why:
-            self.failed.append((case.name, what, str(why)))
-            self.say(f'{case.name}: not measured ({what}): {why}')
+        except (Unable, *FAILURES) as why:
+            text = ' '.join(str(why).split())       # in one line
+            self.failed.append((case.name, what, text))
+            self.say(f'{case.name}: not measured ({what}): {text}')
             return
         if case.chosen:
             objects = [{**each, 'memswap_name': case.chosen}

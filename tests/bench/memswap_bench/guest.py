@@ -27,7 +27,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(
     __file__)), '..', '..', 'functional'))
 # pylint: disable=wrong-import-position
 from memswap_guest import GuestError  # noqa: E402
-from memswap_qmp import QMPClosed  # noqa: E402
+from memswap_qmp import QMPClosed, QMPError  # noqa: E402
 from memswap_vm import BUILD, GUEST, MIB, QEMU, VM, VMError  # noqa: E402
 
 BOOT_TIMEOUT = 300
@@ -81,7 +81,7 @@ class Keeper(threading.Thread):
             try:
                 for watch in self.watches:
                     watch.look()
-            except (OSError, QMPClosed):
+            except (OSError, QMPClosed, QMPError):
                 self.watches = ()   # QEMU ends; who runs it finds out
             if self.steer:
                 try:
@@ -323,7 +323,8 @@ class Side(Killable):
             # At the end it is less than while the work ran.
             mean = steering and steering.mean(begin)
             figures['resident'] = mean or figures['resident']
-        except (GuestError, QMPClosed, VMError) as error:
+        except (GuestError, QMPClosed, QMPError, TimeoutError,
+                VMError) as error:
             if cgroup.oom_kills():
                 raise OutOfMemory('killed for want of memory') from error
             raise Unable(f'{error} {vm.stderr()}') from error

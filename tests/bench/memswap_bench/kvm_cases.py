@@ -15,7 +15,7 @@ from .machine import Missing, Unable, uninterrupted
 
 # pylint: disable=wrong-import-order
 from memswap_firmware import FirmwareVM, kvm_usable
-from memswap_qmp import QMPClosed
+from memswap_qmp import QMPClosed, QMPError
 from memswap_vm import MIB, VMError
 
 LIMIT = 16 * MIB
@@ -53,7 +53,7 @@ class Side:
             vm.launch()
             vm.sampler.stop()
             return self.measure(vm, work)
-        except (QMPClosed, VMError) as error:
+        except (QMPClosed, QMPError, TimeoutError, VMError) as error:
             # Without memswap it is KVM's fault.
             raise (Unable if self.limit else Missing)(
                 f'{error} {vm.stderr()}') from error

@@ -35,6 +35,10 @@ class Missing(Unable):
     """This machine has not got what the case is about: it is skipped."""
 
 
+# What else may go wrong in a run: no space left, no reply in time.
+FAILURES = (OSError, subprocess.SubprocessError)
+
+
 def read(path):
     with open(path, encoding='ascii') as file:
         return file.read().strip()
@@ -230,7 +234,10 @@ class Machine:
         with open(path, 'wb') as file:
             os.fchmod(file.fileno(), 0o600)
             # swapon wants no holes
-            os.posix_fallocate(file.fileno(), 0, size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise Unable(f'{path}: {error.strerror}') from error
 
     def load_zram(self):
         if os.path.isdir(ZRAM):

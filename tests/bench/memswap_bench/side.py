@@ -5,7 +5,7 @@ import glob
 import os
 import re
 
-from .machine import Unable
+from .machine import FAILURES, Unable
 
 # Threads of the kernel that work for its memory management.
 KERNEL_THREADS = re.compile(r'(kswapd|kcompactd|khugepaged|zram)')
@@ -33,6 +33,8 @@ class Killable:
                 if not left:
                     raise
                 print(f'{self.name}: {why}, once more', flush=True)
+            except FAILURES as why:
+                raise Unable(f'{self.name}: {why}') from why
         return None
 
 
