@@ -134,13 +134,15 @@ class Proactive:
         figures['saved'] = max(
             LEAST_SAVED, (ram - figures['mean_ram']) / MIB)
         figures['saved_all'] = (memory - figures['mean_memory']) / MIB
+        if side is self.base:       # the rest is noise
+            figures['saved'], figures['saved_all'] = LEAST_SAVED, 0
         print(f'{work.name}: {side.what}: {figures["saved"]:.0f} MiB saved, '
               f'{figures["saved_all"]:.0f} in all, '
               f'{figures["slowdown"]:.1%} slower', flush=True)
         return figures
 
     def climb(self, context, work):
-        """The side that saves most within what is allowed."""
+        """The side that saves most within what is allowed, or else none."""
         _, _, memory = self.baseline(context, work)
         tried = []                  # (slowdown, saved, side)
         for ladder in self.ladders(memory):
@@ -156,10 +158,14 @@ class Proactive:
         if not tried:
             raise Unable(f'{self.name}: no setting can be measured')
         allowed = [each for each in tried if each[0] <= ALLOWED]
-        best = max(allowed, key=lambda each: each[1]) if allowed else \
-            min(tried, key=lambda each: each[0])
-        print(f'{work.name}: {self.name} takes {best[2].what}', flush=True)
-        return best[2]
+        if not allowed:
+            print(f'{work.name}: {self.name} takes nothing: no setting is '
+                  f'within {ALLOWED:.0%}, the least slow one is '
+                  f'{min(each[0] for each in tried):.1%} slower', flush=True)
+            return self.base
+        best = max(allowed, key=lambda each: each[1])[2]
+        print(f'{work.name}: {self.name} takes {best.what}', flush=True)
+        return best
 
     def run(self, context, work):
         """One run; its figures, in a dict by metric."""
