@@ -22,8 +22,8 @@
 #include "clock.h"
 #include "memswap/policies.h"
 
-/* QEMU's default, see memswap/qemu/object.c. */
-#define COMPRESSION_LEVEL (-5)
+/* QEMU's default, see memswap/qemu/object.c; none of LZ4's. */
+#define COMPRESSION_LEVEL (-1)
 /* Off in the engine unless asked for; the kernel's side has its own. */
 #define READAHEAD (16 * 1024)
 /* As memswap/qemu/start.c has it. */
