@@ -123,8 +123,11 @@ def gains(one):
             for ours, theirs in pairs]
 
 
-def geomean(name, metric, found):
-    """A list of the object that sums up others of one reference, or none."""
+def geomean(name, metric, found, wanted):
+    """A list of the object that sums up others of one reference, or none.
+
+    wanted: the cases that it is the mean of, if all are measured.
+    """
     if not found:
         return []
     each = [gains(one) for one in found]
@@ -138,7 +141,9 @@ def geomean(name, metric, found):
         'spread': [min(pairs), max(pairs)], 'memswap_values': pairs,
         'reference_values': [1] * len(pairs),
         'wrong': sum(one['wrong'] for one in found),
-        'cases': [one['case'] for one in found]}]
+        'cases': [one['case'] for one in found],
+        'missing': [case for case in wanted if case not in
+                    [one['case'] for one in found]]}]
 
 
 def summary(objects):
@@ -146,4 +151,5 @@ def summary(objects):
     metrics = {f'guest/{name}': 'rate' if name == 'redis' else 'time'
                for name in PROGRAMS}
     return geomean('guest/geomean', 'speed', [
-        one for one in objects if metrics.get(one['case']) == one['metric']])
+        one for one in objects if metrics.get(one['case']) == one['metric']],
+                   metrics)

@@ -191,5 +191,9 @@ def summary(objects):
     idle = [one for one in found
             if one['case'].startswith('io/no-pressure-')]
     busy = [one for one in found if one not in idle]
-    return [*geomean('io/no-pressure', 'speed', idle),
-            *geomean('io/geomean', 'speed', busy)]
+    names = [f'{device}-{pattern}' for device in DEVICES
+             for pattern in PATTERNS]
+    return [*geomean('io/no-pressure', 'speed', idle,
+                     [f'io/no-pressure-{name}' for name in names]),
+            *geomean('io/geomean', 'speed', busy,
+                     [f'io/{name}' for name in names])]

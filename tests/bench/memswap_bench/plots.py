@@ -3,7 +3,7 @@
 
 import os
 
-from .report import by_reference
+from .report import by_reference, title
 
 PLOTS = {
     'rate': 'Rate of touches, memswap / reference (higher is better)',
@@ -32,9 +32,9 @@ def draw(objects, directory):
     from matplotlib import pyplot, ticker   # pylint: disable=C0415
 
     files = []
-    for metric, title in PLOTS.items():
-        bars = [(f'{case}\n{reference}', metrics[metric])
-                for (case, reference), metrics
+    for metric, heading in PLOTS.items():
+        bars = [(f'{title(metrics[metric])}\n{reference}', metrics[metric])
+                for (_, reference), metrics
                 in by_reference(objects).items()
                 if metric in metrics and metrics[metric]['ratio']]
         if not bars:
@@ -64,7 +64,7 @@ def draw(objects, directory):
                 3 if ratio < 1 else -3, 0), textcoords='offset points',
                           ha='left' if ratio < 1 else 'right', va='center',
                           fontsize=7)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(heading, fontsize=10)
         axes.tick_params(axis='y', labelsize=7)
         figure.tight_layout()
         for kind in ('svg', 'png'):

@@ -240,13 +240,13 @@ def summary(objects):
     for reference in ('zram-lz4', 'limit'):
         result += geomean('policy/squeeze', 'speed', [
             one for one in objects if one['reference_name'] == reference
-            and squeezed.get(one['case']) == one['metric']])
+            and squeezed.get(one['case']) == one['metric']], squeezed)
     for name, policies in (('target', ('target',)),
                            ('pressure', ('pressure',)),
                            ('proactive', ('target', 'pressure'))):
+        wanted = [f'policy/{policy}-{program}' for policy in policies
+                  for program in PROACTIVE]
         result += geomean(f'policy/{name}-saved', 'saved', [
             one for one in objects if one['metric'] == 'saved'
-            and one['case'] in [f'policy/{policy}-{program}'
-                                for policy in policies
-                                for program in PROACTIVE]])
+            and one['case'] in wanted], wanted)
     return result

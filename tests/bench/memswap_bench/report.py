@@ -26,6 +26,14 @@ def by_reference(objects):
     return table
 
 
+def title(one):
+    """Its case; a mean that is not of all cases says so."""
+    number = len(one.get('cases', ()))
+    missing = len(one.get('missing', ()))
+    return f'{one["case"]} ({number} of {number + missing})' if missing \
+        else one['case']
+
+
 def fraction(metrics, name):
     value = metrics[name]['ratio'] if name in metrics else None
     return '-' if value is None else f'{value:.2f}'
@@ -51,14 +59,14 @@ def table(objects):
              'wrong'),
             ('', '', '', '', '', 'of ratio', 'ratio',
              'ratio', 'ratio', 'of time', '', 'MiB', 'MiB', '')]
-    for (case, reference), metrics in by_reference(objects).items():
+    for (_, reference), metrics in by_reference(objects).items():
         main = main_metric(metrics)
         unit = metrics[main]['unit']
         theirs = metrics[main]['reference']
         spread = metrics[main]['spread']
         cpu = 'cpu' if 'cpu' in metrics else 'cpu_seconds'
         rows.append((
-            case, reference or '-',
+            title(metrics[main]), reference or '-',
             f'{figure(metrics[main]["memswap"])} {unit}',
             '-' if theirs is None else figure(theirs),
             fraction(metrics, main),
