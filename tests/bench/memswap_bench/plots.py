@@ -3,7 +3,7 @@
 
 import os
 
-from .report import by_reference, title
+from .report import by_reference, keep, title
 
 PLOTS = {
     'rate': 'Rate of touches, memswap / reference (higher is better)',
@@ -69,6 +69,7 @@ def draw(objects, directory):
         figure.tight_layout()
         for kind in ('svg', 'png'):
             path = os.path.join(directory, f'{metric}.{kind}')
+            keep(path)
             figure.savefig(path, dpi=110)
             files.append(path)
         pyplot.close(figure)

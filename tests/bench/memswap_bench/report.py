@@ -17,6 +17,12 @@ def write_json(objects, path):
     os.replace(new, path)
 
 
+def keep(path):
+    """Keep an earlier run's file, which may have other cases, as *.old."""
+    if os.path.exists(path):
+        os.replace(path, f'{path}.old')
+
+
 def by_reference(objects):
     """{(case, reference): {metric: object}}, in the order measured."""
     table = {}
