@@ -115,6 +115,8 @@ def subject(what, *arguments):
         return f'/dev/{arguments[0]}'
     if what == 'hot_remove':
         return f'/dev/zram{arguments[0]}'
+    if what == 'unload':
+        return f'/dev/{arguments[0]}'       # that is, all its devices
     return what if what == 'remove_new' else arguments[0]
 
 
@@ -148,7 +150,7 @@ class Machine:
         if os.path.exists(JOURNAL):
             with open(JOURNAL, encoding='utf-8') as file:
                 self.journal = json.load(file)
-            print('bench: undoing what a run that was killed had changed')
+            print('bench: undoing what an earlier run had changed')
             self.undo(0)
             if self.left:
                 self.tell_left()
@@ -288,7 +290,7 @@ class Machine:
             for number in reversed(range(mark, len(self.journal))):
                 what, *arguments = self.journal[number]
                 about = subject(what, *arguments)
-                if about in stuck:
+                if any(each.startswith(about) for each in stuck):
                     continue
                 try:
                     getattr(self, f'undo_{what}')(*arguments)
@@ -362,6 +364,9 @@ class Machine:
 
     @staticmethod
     def undo_unload(module):
-        # Built in, it can't have been us.
-        if os.path.exists(f'{MODULES}/{module}/initstate'):
+        # Somebody else's devices would go with it.  And built in, it can't
+        # have been us.
+        used = any(read(f'{BLOCK}/{name}/disksize') != '0'
+                   for name in zrams())
+        if not used and os.path.exists(f'{MODULES}/{module}/initstate'):
             patiently(run, 'modprobe', '-r', module)
