@@ -4,7 +4,7 @@
 import os
 import re
 
-from .machine import BLOCK, Unable, read, run, write
+from .machine import BLOCK, Unable, read, run, write, zrams
 
 PAGE_CLUSTER = '/proc/sys/vm/page-cluster'
 ZSWAP = '/sys/module/zswap/parameters/enabled'
@@ -55,17 +55,17 @@ def prepare(machine, page_cluster):
 
 
 def find_algorithms(machine):
-    """Ask zram what it can use, for algorithms(); which a device tells.
+    """Ask zram what it can use, for algorithms().
 
-    A module that had to be loaded for that stays until the machine is
-    restored.
+    Any device tells.  A module that had to be loaded for that stays until the
+    machine is restored.
     """
     machine.load_zram()
     mark = machine.mark()
     try:
-        name = machine.take_zram()
+        names = zrams() or [machine.take_zram()]
         known[:] = re.sub(r'[][]', '', read(
-            f'{BLOCK}/{name}/comp_algorithm')).split()
+            f'{BLOCK}/{names[0]}/comp_algorithm')).split()
     finally:
         machine.undo(mark)
     if not strongest():
