@@ -6,12 +6,12 @@ Takes hugepages from the host for as long as it runs.
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
-import fcntl
+import os
 import unittest
 
+from memswap_hugepages import POOL, take
 from memswap_vm import MIB, MemswapTest
 
-NR_HUGEPAGES = '/proc/sys/vm/nr_hugepages'
 RAM = 256 * MIB
 LIMIT = 128 * MIB
 
@@ -21,27 +21,12 @@ class Hugetlb(MemswapTest):
 
     def take_hugepages(self, count):
         """Has the host make so many more hugepages, or skips."""
-        try:
-            # pylint: disable-next=consider-using-with
-            pool = open(NR_HUGEPAGES, 'r+', encoding='ascii')
-        except OSError as e:
-            self.skipTest(f'no right to the host\'s hugepages: {e}')
-        self.addCleanup(pool.close)
-        # As the unit tests do: what they have is not there before and after.
-        fcntl.flock(pool, fcntl.LOCK_EX)
-        before = self.resize(pool)
-        self.addCleanup(self.resize, pool, before)
-        if self.resize(pool, before + count) < before + count:
+        if not os.access(POOL, os.W_OK):
+            self.skipTest('no right to the host\'s hugepages')
+        gained, release = take(count)
+        self.addCleanup(release)
+        if gained < count:
             self.skipTest('the host has no memory for hugepages')
-
-    def resize(self, pool, count=None):
-        """Has the pool made so large; returns how large it is."""
-        if count is not None:
-            pool.seek(0)
-            pool.write(str(count))
-            pool.flush()
-        pool.seek(0)
-        return int(pool.read())
 
     def test_churn(self):
         """All of the RAM goes through half as many hugepages."""
