@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run one program in a process group of its own, its output in a log.
+"""Run one program, its output in a log, and let nothing of it run on.
 
 A test program tells its results in TAP (the Test Anything Protocol), or by
 its exit status alone.  That a program fails although each test that it
@@ -20,6 +20,8 @@ RESULT = re.compile(r'(not )?ok\b *(\d+)?(?: +-)? *(.*)')
 PLAN = re.compile(r'1\.\.(\d+)(?: *# *SKIP\b *(.*))?', re.IGNORECASE)
 DIRECTIVE = re.compile(r'(?:^|\s)# *(SKIP|TODO)\b *(.*)', re.IGNORECASE)
 EXIT_SKIP = 77
+CONTAIN = os.path.join(os.path.dirname(os.path.dirname(
+    os.path.realpath(__file__))), 'contain')
 
 # Those that have not been waited for: their ids cannot be anyone else's.
 running = set()
@@ -33,21 +35,14 @@ def stop_all():
     stopping.set()
     with running_lock:
         for process in running:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.kill(process.pid, signal.SIGTERM)
 
 
-def kill(process):
+def stop(process):
     """End a program and all that it started, if it is still running."""
     with running_lock:
         if process in running:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def kill_the_rest(process):
-    """Once a program has ended, end what it left behind: it would disturb
-    the next one, and keep the pipe of the output open."""
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    kill(process)
+            os.kill(process.pid, signal.SIGTERM)
 
 
 def run(command, log, cwd=None, env=None, timeout=None, line=None):
@@ -61,32 +56,30 @@ def run(command, log, cwd=None, env=None, timeout=None, line=None):
             return 'not started: interrupted'
         try:
             process = subprocess.Popen(
-                command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                encoding='utf-8', errors='replace', start_new_session=True)
+                [CONTAIN, *command], cwd=cwd, env=environment,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, encoding='utf-8', errors='replace',
+                start_new_session=True)
         except OSError as error:
             output.write(f'{error}\n')
             return str(error)
         with running_lock:
             running.add(process)
         if stopping.is_set():
-            kill(process)
+            stop(process)
         late = threading.Event()
 
         def expire():
             late.set()
-            kill(process)
+            stop(process)
         timer = threading.Timer(timeout or threading.TIMEOUT_MAX, expire)
         timer.daemon = True
-        rest = threading.Thread(target=kill_the_rest, args=(process,))
         timer.start()
-        rest.start()
         for text in process.stdout:
             output.write(text)
             output.flush()
             if line:
                 line(text.rstrip('\n'))
-        rest.join()
         timer.cancel()
         with running_lock:
             running.discard(process)
