@@ -14,6 +14,8 @@ import subprocess
 import sys
 
 RELEASE = 'bookworm'
+FETCH = os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..',
+                     'scripts', 'fetch-debian')
 
 
 class Failure(Exception):
@@ -35,25 +37,8 @@ def run(*command, cwd=None):
 
 
 def debian_mirror():
-    """The first Debian archive that the system's own apt sources name."""
-    if os.environ.get('DEBIAN_MIRROR'):
-        return os.environ['DEBIAN_MIRROR']
-    targets = run('apt-get', 'indextargets', '--format',
-                  '$(ORIGIN)|$(REPO_URI)', 'Created-By: Packages')
-    for line in targets.splitlines():
-        origin, _, uri = line.partition('|')
-        if origin == 'Debian' and 'security' not in uri:
-            return uri
-    # Sources without lists: apt can't tell the origin yet, the name can.
-    for path in glob.glob('/etc/apt/sources.list') + \
-            glob.glob('/etc/apt/sources.list.d/*'):
-        with open(path, encoding='utf-8', errors='replace') as f:
-            found = re.search(r'^(?:URIs:|deb(?: \[[^]]*\])?)\s+'
-                              r'(\S+/debian)/?(?:\s|$)', f.read(), re.M)
-        if found:
-            return found.group(1)
-    raise Failure('no Debian archive among the apt sources: '
-                  'set DEBIAN_MIRROR to the URI of one')
+    """DEBIAN_MIRROR, or what the system's own apt sources name."""
+    return run(FETCH, 'mirror').strip()
 
 
 class Apt:
