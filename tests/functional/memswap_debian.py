@@ -6,6 +6,8 @@ sources and lists stay as they are.
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
+import contextlib
+import fcntl
 import glob
 import os
 import re
@@ -34,6 +36,23 @@ def run(*command, cwd=None):
         sys.stderr.write(done.stdout)
         raise Failure(f'{" ".join(command[:3])}... failed, see above')
     return done.stdout
+
+
+@contextlib.contextmanager
+def alone(build, name):
+    """Waits until no other program of that name works in a build directory.
+
+    apt refuses to share its directory, and who shares what is made breaks it.
+    """
+    os.makedirs(build, exist_ok=True)
+    with open(os.path.join(build, f'.{name}.lock'), 'a',
+              encoding='ascii') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'waiting for another {name}', flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def debian_mirror():
