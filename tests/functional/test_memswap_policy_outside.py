@@ -49,6 +49,13 @@ class PolicyOutside(MemswapTest):
         self.assertLess(vm.stats()['faults']['stored'] - stored, 1000)
         self.finish(vm)
 
+    def test_no_target(self):
+        """Nothing is taken from a guest unless it is said how much."""
+        done = subprocess.run([EXAMPLE, 'nowhere'], check=False, timeout=60,
+                              encoding='utf-8', stderr=subprocess.PIPE)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn('--target', done.stderr.splitlines()[-1])
+
     def test_refused(self):
         """What QEMU refuses ends it, with one line."""
         vm = self.vm(memory=64 * MIB, guest=False)
