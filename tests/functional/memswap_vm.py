@@ -123,6 +123,14 @@ class Sampler(threading.Thread):
         self.join(5)
 
 
+def socket_directory():
+    """A new temporary directory, for sockets."""
+    # The path of a socket has 107 bytes; this leaves 25 for its name.
+    too_long = len(os.fsencode(tempfile.gettempdir())) > 64
+    return tempfile.mkdtemp(prefix='memswap-',
+                            dir='/tmp' if too_long else None)
+
+
 class VM:
     """A QEMU process, with QMP and, if it runs the test guest, its agent."""
 
@@ -141,7 +149,7 @@ class VM:
         self._pidfd = None
         self._daemonize = daemonize
         self._logs = os.path.join(LOGS, name)
-        self._sockets = tempfile.mkdtemp(prefix='memswap-')
+        self._sockets = socket_directory()
         self._listeners = {}
         self._guest = guest
         ram = f'{memory // MIB}M'

@@ -13,7 +13,7 @@ import unittest
 from memswap_qmp import QMPClosed, QMPError
 from memswap_vhost import (LIMIT, RAM, CrashTests, Pinner, VhostTest,
                            contrib_blk, storage_daemon)
-from memswap_vm import MIB, VMError
+from memswap_vm import MIB, VMError, socket_directory
 
 
 class VhostPins(CrashTests, VhostTest):
@@ -149,7 +149,7 @@ class VhostPins(CrashTests, VhostTest):
 
     def test_front_end_ends(self):
         """QEMU is killed with requests under way, and others that wait."""
-        directory = tempfile.mkdtemp(prefix='memswap-')
+        directory = socket_directory()
         self.addCleanup(shutil.rmtree, directory)
         backend = self.backend_at(os.path.join(directory, 'disk0'), 'disk0',
                                   pins=True, queues=2)
