@@ -60,6 +60,15 @@ bool memswap_policy_deliver(MemswapPolicyHost *host,
     return memswap_policy_enter(host);
 }
 
+static void call_stop(MemswapPolicyHost *host)
+{
+    if (host->ops->stop) {
+        call_begin(host);
+        host->ops->stop(host->self);
+        call_end(host);
+    }
+}
+
 static int call_set(MemswapPolicyHost *host, const char *name,
                     const char *value)
 {
@@ -97,6 +106,8 @@ static bool serve_setting(MemswapPolicyHost *host)
             return false;
         }
         host->setting.result = ret;
+        /* who waits may be slow to see it, and events have their turn again */
+        atomic_store(&host->set_waits, false);
         atomic_store(&host->set_done, 1);
         memswap_futex_wake(&host->set_done);
     }
@@ -337,6 +348,10 @@ static bool serve(MemswapPolicyHost *host, int64_t *next, bool *any)
         if (!memswap_policy_deliver(host, &event)) {
             return false;
         }
+        if (atomic_load(&host->set_waits)) {
+            /* it has waited for the one already */
+            break;
+        }
     }
     now = memswap_policy_real_time();
     return serve_setting(host) && serve_timer(host, now, next) &&
@@ -392,8 +407,11 @@ static int find_place(MemswapPolicyHost *host)
 
 static int start(MemswapPolicyHost *host)
 {
-    int ret = memswap_policy_load(host);
+    int ret;
 
+    call_begin(host);
+    ret = memswap_policy_load(host);
+    call_end(host);
     if (ret) {
         return ret;
     }
@@ -401,7 +419,9 @@ static int start(MemswapPolicyHost *host)
     if (ret) {
         return ret;
     }
+    call_begin(host);
     ret = host->ops->start(&memswap_policy_host_ops, host, &host->self);
+    call_end(host);
     if (ret) {
         host->why = g_strdup_printf("it did not start: %s",
                                     g_strerror(-ret));
@@ -417,8 +437,8 @@ static int start(MemswapPolicyHost *host)
                                         g_strerror(-ret));
         }
     }
-    if (ret && host->ops->stop) {
-        host->ops->stop(host->self);
+    if (ret) {
+        call_stop(host);
     }
     return ret;
 }
@@ -437,9 +457,7 @@ gpointer memswap_policy_thread(gpointer opaque)
             run(host);
         }
         /* one that was given up may end as well, if it returned after all */
-        if (host->ops->stop) {
-            host->ops->stop(host->self);
-        }
+        call_stop(host);
         phase = POLICY_STOPPING;
     }
     if (atomic_compare_exchange_strong(&host->phase, &phase, POLICY_DOWN)) {

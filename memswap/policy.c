@@ -280,14 +280,18 @@ static bool waited_for(MemswapPolicyHost *host)
             memswap_excess(engine, atomic_load(&engine->reserve_low)) > 0);
 }
 
-static bool hangs(MemswapPolicyHost *host, int64_t now)
+/*
+ * Has it been in one call for too long?  What requests take is not for the
+ * policy to answer for.
+ */
+static bool overdue(MemswapPolicyHost *host, int64_t now)
 {
     /* first: a request adds the time it took before it ends */
     bool in_engine = atomic_load(&host->in_op) > 0;
     int64_t since = atomic_load(&host->busy_since);
 
     return !in_engine && since &&
-           now - since > host->engine->policies.patience && waited_for(host);
+           now - since > host->engine->policies.patience;
 }
 
 static gpointer watch(gpointer opaque)
@@ -307,7 +311,8 @@ static gpointer watch(gpointer opaque)
 
             any |= host != NULL;
             /* marked with the lock held, before it can be freed */
-            if (host && hangs(host, now) && mark_given_up(host)) {
+            if (host && overdue(host, now) && waited_for(host) &&
+                mark_given_up(host)) {
                 hung = host;
             }
         }
@@ -362,12 +367,14 @@ static MemswapPolicyHost *find(MemswapPolicies *policies, const char *id)
 }
 
 /*
- * Is it too late, at @end, for one that doesn't return?  What a request takes
- * is not for the policy to answer for.
+ * Is it too late, at @end, for one that doesn't return?  One that returns from
+ * each call in time may have some to return from yet.
  */
 static bool too_late(MemswapPolicyHost *host, int64_t end)
 {
-    return memswap_policy_real_time() >= end && !atomic_load(&host->in_op);
+    int64_t now = memswap_policy_real_time();
+
+    return now >= end && overdue(host, now);
 }
 
 /* Wait until it has left @phase; false if that took too long. */

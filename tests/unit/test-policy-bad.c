@@ -210,6 +210,54 @@ static void test_spin(void)
     harness_free(h);
 }
 
+/* One that is slow, but returns, is not: options don't wait for all events. */
+static void test_slow_events(void)
+{
+    Harness *h = harness_small();
+
+    puppet_add(h, "p", "puppet-prefetcher");
+    puppet_settle(h, "p");
+    g_assert_cmpint(memswap_policy_set(h->engine, "p", "slow", "50", NULL),
+                    ==, 0);
+    for (unsigned int i = 0; i < 64; i++) {
+        memswap_guest_reset(h->engine);
+    }
+    /* none of them waits for long, and all are handled in the end */
+    for (unsigned int i = 0; i < 3; i++) {
+        int64_t began = g_get_monotonic_time();
+
+        g_assert_cmpint(memswap_policy_set(h->engine, "p", "behind", "0",
+                                           NULL), ==, 0);
+        g_assert_cmpint(g_get_monotonic_time() - began, <,
+                        SHORT_NS / 1000);
+    }
+    g_assert_cmpint(memswap_policy_set(h->engine, "p", "slow", "0", NULL),
+                    ==, 0);
+    g_assert_cmpuint(puppet_counter(h, "p", "reset"), ==, 64);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 0);
+    harness_free(h);
+}
+
+/* Two calls before an option's, of which each returns in time. */
+static void test_slow_calls(void)
+{
+    Harness *h = harness_small();
+
+    puppet_add(h, "p", "puppet-prefetcher");
+    puppet_settle(h, "p");
+    memswap_policy_set(h->engine, "p", "slow", "700", NULL);
+    memswap_policy_set(h->engine, "p", "wake", "0", NULL);
+    /* in the timer, and then comes an event */
+    puppet_wait_busy(h, "p");
+    memswap_guest_reset(h->engine);
+    g_assert_cmpint(memswap_policy_set(h->engine, "p", "slow", "0", NULL),
+                    ==, 0);
+    g_assert_cmpuint(puppet_counter(h, "p", "timer"), ==, 1);
+    g_assert_cmpuint(puppet_counter(h, "p", "reset"), ==, 1);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 0);
+    harness_free(h);
+}
+
 /* A reclaimer that hears of nothing but room, and hangs over it. */
 static void test_deaf_reclaimer(void)
 {
@@ -392,6 +440,8 @@ int main(int argc, char **argv)
     g_test_add_func("/policy-bad/listed-once", test_listed_once);
     g_test_add_func("/policy-bad/slow-request", test_slow_request);
     g_test_add_func("/policy-bad/spin", test_spin);
+    g_test_add_func("/policy-bad/slow-events", test_slow_events);
+    g_test_add_func("/policy-bad/slow-calls", test_slow_calls);
     g_test_add_func("/policy-bad/deaf-reclaimer", test_deaf_reclaimer);
     g_test_add_func("/policy-bad/reclaim-price", test_reclaim_price);
     g_test_add_func("/policy-bad/bytes-price", test_bytes_price);

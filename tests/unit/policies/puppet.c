@@ -35,6 +35,7 @@ typedef struct Puppet {
     MemswapPolicyHost *host;
     int hang;               /* in the next event */
     int spin;               /* the same, by asking for ever */
+    uint64_t slow_ms;       /* each event takes so long */
     int hang_timer;         /* in the next timer */
     int64_t wake_ms;        /* the next event sets a timer; -1: it doesn't */
     uint64_t n[MEMSWAP_POLICY_EVENT__MAX];
@@ -72,6 +73,7 @@ static void event(void *self, const MemswapPolicyEvent *event)
         if (puppet->hang) {
             hang(puppet);
         }
+        usleep(1000 * puppet->slow_ms);
         if (puppet->hang_timer && event->kind == MEMSWAP_POLICY_TIMER) {
             hang(puppet);
             puppet->hang_timer = 0;
@@ -253,6 +255,9 @@ static int set(void *self, const char *name, const char *value)
         return 0;
     } else if (!strcmp(name, "spin-next")) {
         puppet->spin = 1;
+        ret = 0;
+    } else if (!strcmp(name, "slow")) {
+        puppet->slow_ms = a;
         ret = 0;
     } else if (!strcmp(name, "hang-next")) {
         puppet->hang = 1;
