@@ -26,6 +26,8 @@
 /* How long to leave a reclaimer alone that found nothing to take. */
 #define ROOM_REST_MIN_NS 1000000
 #define ROOM_REST_MAX_NS 100000000
+/* How long to wait for who has begun to add an event. */
+#define UNFINISHED_NS 1000000
 
 void memswap_policy_poke(MemswapPolicyHost *host)
 {
@@ -327,6 +329,14 @@ static void rest(MemswapPolicyHost *host, uint32_t seen, int64_t next)
     /* who adds an event looks at asleep afterwards */
     atomic_store(&host->asleep, true);
     if (memswap_ring_empty(&host->ring) && is_up(host)) {
+        /*
+         * Behind one that isn't finished others may be, who woke us in vain;
+         * and who finishes it may add what is quiet, and wake nobody.
+         */
+        if (memswap_ring_used(&host->ring) &&
+            (timeout < 0 || timeout > UNFINISHED_NS)) {
+            timeout = UNFINISHED_NS;
+        }
         memswap_futex_wait(&host->wake, seen, timeout);
     }
     atomic_store(&host->asleep, false);

@@ -20,6 +20,9 @@
 #ifndef EVENTS
 #define EVENTS (UINT64_MAX & ~MEMSWAP_POLICY_EVENT_BIT(PRESSURE))
 #endif
+#ifndef QUIET
+#define QUIET 0
+#endif
 #ifndef DELAY_US
 #define DELAY_US 0
 #endif
@@ -323,6 +326,7 @@ const MemswapPolicyOps *memswap_policy_entry(const MemswapPolicyHostOps *host)
         .set = set,
         .stop = stop,
         .delay_us = DELAY_US,
+        .quiet = QUIET,
     };
 
     return &mine;
