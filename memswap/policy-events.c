@@ -22,8 +22,13 @@ void memswap_policy_tell(MemswapPolicyHost *host,
         return;
     }
     memswap_ring_put(&host->ring, event);
-    if ((host->quiet >> event->kind & 1) &&
-        memswap_ring_used(&host->ring) < MEMSWAP_RING_SLOTS / 2) {
+    if (memswap_ring_used(&host->ring) >= MEMSWAP_RING_SLOTS / 2) {
+        /* enough have gathered; the first to see that says so */
+        if (atomic_load(&host->gathers) &&
+            atomic_exchange(&host->gathers, false)) {
+            memswap_policy_poke(host);
+        }
+    } else if (host->quiet >> event->kind & 1) {
         return;
     }
     if (atomic_load(&host->asleep) && atomic_exchange(&host->asleep, false)) {

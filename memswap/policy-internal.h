@@ -111,6 +111,7 @@ struct MemswapPolicyHost {
 
     _Atomic uint32_t wake;      /* futex: counts reasons to look */
     _Atomic bool asleep;        /* an event is a reason, too */
+    _Atomic bool gathers;       /* half of the ring full of them is */
     PolicySetting setting;
     _Atomic bool set_waits;     /* setting.name is set */
     _Atomic uint32_t set_done;  /* futex: 1 once setting.result is */

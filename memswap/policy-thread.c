@@ -302,7 +302,7 @@ static bool serve_choose(MemswapPolicyHost *host, int64_t now, int64_t *next)
 /*
  * Let events gather, so that they don't wake us one by one.  For nothing else:
  * who poked since @seen was, or will, is not to wait for it, nor what is due
- * at @next.
+ * at @next, and none is to be lost for it.
  */
 static void gather(MemswapPolicyHost *host, uint32_t seen, int64_t next)
 {
@@ -311,9 +311,16 @@ static void gather(MemswapPolicyHost *host, uint32_t seen, int64_t next)
     if (next) {
         timeout = MIN(timeout, next - memswap_policy_real_time());
     }
-    if (timeout > 0 && is_up(host)) {
+    if (timeout <= 0) {
+        return;
+    }
+    /* who adds an event looks at gathers afterwards */
+    atomic_store(&host->gathers, true);
+    if (memswap_ring_used(&host->ring) < MEMSWAP_RING_SLOTS / 2 &&
+        is_up(host)) {
         memswap_futex_wait(&host->wake, seen, timeout);
     }
+    atomic_store(&host->gathers, false);
 }
 
 static void rest(MemswapPolicyHost *host, uint32_t seen, int64_t next)

@@ -377,7 +377,10 @@ typedef struct MemswapPolicyOps {
     uint32_t version;       /* MEMSWAP_POLICY_VERSION it was built with */
     const char *name;
     uint32_t roles;         /* MEMSWAP_POLICY_RECLAIMER, ... */
-    /* let events gather for so long, MAX_DELAY_US at most; 0: don't */
+    /*
+     * Let events gather for so long, MAX_DELAY_US at most, or until half of
+     * the room for events is used; 0: don't.
+     */
     uint32_t delay_us;
     /* MEMSWAP_POLICY_EVENT_BIT()s of those wanted, and WITH_CONTEXT */
     uint64_t events;

@@ -40,9 +40,51 @@ static void test_unfinished(void)
     harness_free(h);
 }
 
+/* How long puppet-gathers lets events gather, in us. */
+#define GATHER_US 1000000
+
+/* Returns how long half of the room full of events waits, in us. */
+static int64_t half_takes(Harness *h, MemswapPolicyHost *host)
+{
+    uint64_t n = atomic_load(&host->n_events);
+    uint64_t more = MEMSWAP_RING_SLOTS / 2 + 100;
+    int64_t began;
+
+    memswap_guest_reset(h->engine);
+    wait_until(atomic_load(&host->n_events) == n + 1);
+    /* to begin to wait for others */
+    g_usleep(20000);
+    began = g_get_monotonic_time();
+    for (uint64_t i = 0; i < more; i++) {
+        memswap_guest_reset(h->engine);
+    }
+    wait_until(atomic_load(&host->n_events) > n + 1);
+    began = g_get_monotonic_time() - began;
+    wait_until(atomic_load(&host->n_events) == n + 1 + more);
+    puppet_settle(h, "p");
+    return began;
+}
+
+/* So many that soon some would be lost have gathered long enough. */
+static void test_gather_half(void)
+{
+    Harness *h = harness_small();
+    unsigned int tries = 3;
+
+    puppet_budget(h, 100000000);
+    puppet_add(h, "p", "puppet-gathers");
+    puppet_settle(h, "p");
+    while (half_takes(h, puppet_host(h, "p")) >= GATHER_US / 2) {
+        g_assert_cmpuint(--tries, >, 0);
+    }
+    g_assert_cmpuint(puppet_status(h, "p").dropped, ==, 0);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/policy-events/unfinished", test_unfinished);
+    g_test_add_func("/policy-events/gather-half", test_gather_half);
     return g_test_run();
 }
