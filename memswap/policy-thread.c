@@ -153,6 +153,11 @@ static bool serve_looks(MemswapPolicyHost *host, int64_t now, int64_t *next)
             sooner(next, look.due);
             continue;
         }
+        if (memswap_ring_used(&host->ring) >= MEMSWAP_RING_SLOTS / 2) {
+            /* after these events; room is to be left for others' */
+            sooner(next, now);
+            break;
+        }
         g_array_remove_index_fast(host->looks, i);
         block = memswap_block_get(host->engine, look.block);
         if (block && look.region < block->n_regions) {

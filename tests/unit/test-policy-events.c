@@ -81,10 +81,28 @@ static void test_gather_half(void)
     harness_free(h);
 }
 
+/* Looks that fall due together don't crowd each other out. */
+static void test_looks(void)
+{
+    Harness *h = harness_small();
+    unsigned int n = MEMSWAP_RING_SLOTS + 1000;
+
+    /* a trial counts for 50 */
+    puppet_budget(h, 1000000000);
+    puppet_add(h, "p", "puppet-prefetcher");
+    write_pages(h, 0, 1);
+    g_assert_cmpint(puppet_ask(h, "p", "flood-looks", "%u", n), ==, n);
+    wait_until(puppet_counter(h, "p", "trial") == n ||
+               puppet_status(h, "p").dropped);
+    g_assert_cmpuint(puppet_status(h, "p").dropped, ==, 0);
+    harness_free(h);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/policy-events/unfinished", test_unfinished);
     g_test_add_func("/policy-events/gather-half", test_gather_half);
+    g_test_add_func("/policy-events/looks", test_looks);
     return g_test_run();
 }

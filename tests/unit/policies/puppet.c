@@ -122,6 +122,17 @@ static int64_t flood_reclaim(Puppet *puppet, uint64_t n, uint32_t flags)
     return refused;
 }
 
+/* How many looks at a region's trial, at once, there will be. */
+static int64_t flood_looks(Puppet *puppet, uint64_t n)
+{
+    int64_t looks = 0;
+
+    while (n--) {
+        looks += puppet->ops->trial(puppet->host, 0, 0, 0) > 0;
+    }
+    return looks;
+}
+
 /* The popcount of a bitmap of pages in these states. */
 static int64_t count_pages(Puppet *puppet, uint32_t block, uint64_t page,
                            uint64_t n, uint32_t states)
@@ -251,6 +262,8 @@ static int set(void *self, const char *name, const char *value)
         ret = flood(puppet, a);
     } else if (!strcmp(name, "flood-reclaim")) {
         ret = flood_reclaim(puppet, a, b);
+    } else if (!strcmp(name, "flood-looks")) {
+        ret = flood_looks(puppet, a);
     } else if (!strcmp(name, "flood-nonsense")) {
         while (a--) {
             ops->reclaim(host, NULL, 1, 0);
