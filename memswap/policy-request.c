@@ -199,7 +199,18 @@ typedef struct Reclaim {
     bool broke;                 /* the budget is used up */
     uint64_t gone;
     MemswapRegion *paid;        /* the last whose trial was paid for */
+    MemswapRegion *asked;       /* the last that somebody may want kept */
+    bool kept;                  /* it is; asked for once by this request */
 } Reclaim;
+
+static bool keeps(Reclaim *reclaim, MemswapRegion *region)
+{
+    if (reclaim->asked != region) {
+        reclaim->asked = region;
+        reclaim->kept = kept_from(reclaim->host, region);
+    }
+    return reclaim->kept;
+}
 
 /* Pages that are not cold are put on trial, which has its price. */
 static bool pay_trial(Reclaim *reclaim, MemswapRegion *region)
@@ -218,7 +229,7 @@ static MemswapRangeStep ask_reclaim(void *opaque, MemswapRegion *region)
     if (reclaim->gone >= RECLAIM_MAX) {
         return MEMSWAP_RANGE_STOP;
     }
-    if (!region || kept_from(reclaim->host, region)) {
+    if (!region || keeps(reclaim, region)) {
         return MEMSWAP_RANGE_SKIP;
     }
     return pay_trial(reclaim, region) ? MEMSWAP_RANGE_GO :

@@ -271,6 +271,24 @@ static void test_keep(void)
     harness_free(h);
 }
 
+/* One request passes a region by once, however many ranges are in it. */
+static void test_keep_split(void)
+{
+    Harness *h = harness_small();
+
+    puppet_add(h, "keeper", "puppet-prefetcher");
+    puppet_add(h, "taker", "puppet");
+    write_pages(h, 0, 2 * REGION_PAGES);
+    g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 0 1"), ==, 1);
+    g_assert_cmpint(puppet_ask(h, "taker", "reclaim-split", "256"), ==, 0);
+    g_assert_cmpuint(memswap_passes(&h->ram.block->regions[0]), ==, 14);
+    /* half of it in the next region */
+    g_assert_cmpint(puppet_ask(h, "taker", "reclaim-split", "512"), ==,
+                    256 * PAGE);
+    g_assert_cmpuint(memswap_passes(&h->ram.block->regions[0]), ==, 13);
+    harness_free(h);
+}
+
 /* A page of each region keeps them all, and costs as much. */
 static void test_keep_price(void)
 {
@@ -608,6 +626,7 @@ int main(int argc, char **argv)
     g_test_add_func("/policy/reclaim", test_reclaim);
     g_test_add_func("/policy/trial", test_trial);
     g_test_add_func("/policy/keep", test_keep);
+    g_test_add_func("/policy/keep-split", test_keep_split);
     g_test_add_func("/policy/keep-price", test_keep_price);
     g_test_add_func("/policy/keep-heir", test_keep_heir);
     g_test_add_func("/policy/roles", test_roles);

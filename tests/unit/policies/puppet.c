@@ -122,6 +122,17 @@ static int64_t flood_reclaim(Puppet *puppet, uint64_t n, uint32_t flags)
     return refused;
 }
 
+/* Every other of n pages, in as many ranges. */
+static int64_t reclaim_split(Puppet *puppet, uint64_t n)
+{
+    MemswapPolicyRange ranges[MEMSWAP_POLICY_MAX_RANGES];
+
+    for (uint64_t i = 0; i < n; i++) {
+        ranges[i] = (MemswapPolicyRange) { .page = 2 * i, .n = 1 };
+    }
+    return puppet->ops->reclaim(puppet->host, ranges, n, 0);
+}
+
 /* How many looks at a region's trial, at once, there will be. */
 static int64_t flood_looks(Puppet *puppet, uint64_t n)
 {
@@ -194,6 +205,8 @@ static int set(void *self, const char *name, const char *value)
         ret = ops->reclaim(host, NULL, 1, 0);
     } else if (!strcmp(name, "reclaim-many")) {
         ret = ops->reclaim(host, &range, UINT32_MAX, 0);
+    } else if (!strcmp(name, "reclaim-split")) {
+        ret = reclaim_split(puppet, a);
     } else if (!strcmp(name, "reclaim-bytes")) {
         ret = ops->reclaim_bytes(host, a);
     } else if (!strcmp(name, "prefetch")) {
