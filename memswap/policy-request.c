@@ -182,14 +182,19 @@ static MemswapBlock *range_block(MemswapPolicyHost *host,
 }
 
 /* Does one that goes before this policy want the region kept? */
-static bool kept_from(MemswapPolicyHost *host, MemswapRegion *region)
+static bool keeper_before(MemswapPolicyHost *host, MemswapRegion *region)
 {
     MemswapPolicies *policies = &host->engine->policies;
     unsigned int keeper = memswap_pass_keeper(region);
     uint64_t order = keeper ? atomic_load(&policies->orders[keeper - 1]) : 0;
 
+    return order && order < host->order;
+}
+
+static bool kept_from(MemswapPolicyHost *host, MemswapRegion *region)
+{
     /* what is asked for again and again goes in the end */
-    return order && order < host->order && memswap_pass_by(region);
+    return keeper_before(host, region) && memswap_pass_by(region);
 }
 
 /* What a reclaim(), or reclaim_bytes(), has done, and may do. */
@@ -412,7 +417,9 @@ static int op_set_interval(MemswapPolicyHost *host, uint32_t number,
     ret = rounds > ROUNDS_MAX ? -EINVAL :
           get_region(host, number, region, &block);
     if (!ret) {
-        memswap_pass_set(&block->regions[region], rounds);
+        if (!keeper_before(host, &block->regions[region])) {
+            memswap_pass_set(&block->regions[region], rounds);
+        }
         memswap_block_unref(block);
     }
     return memswap_request_end(host, ret);
@@ -439,7 +446,8 @@ static bool pay_keep(MemswapPolicyHost *host, uint64_t bytes)
 
 /*
  * Keep a region, whatever page of it was named.  One that is kept as it would
- * be costs nothing.  False if there is no budget for it.
+ * be, or by one that goes before, costs nothing.  False if there is no budget
+ * for it.
  */
 static bool keep_region(MemswapPolicyHost *host, MemswapBlock *block,
                         uint64_t number)
@@ -448,8 +456,9 @@ static bool keep_region(MemswapPolicyHost *host, MemswapBlock *block,
     uint64_t n = memswap_region_end(block, number) -
                  memswap_region_first(block, number);
 
-    if (memswap_pass_keeper(region) == host->slot + 1 &&
-        memswap_passes(region) == ROUNDS_MAX) {
+    if (keeper_before(host, region) ||
+        (memswap_pass_keeper(region) == host->slot + 1 &&
+         memswap_passes(region) == ROUNDS_MAX)) {
         return true;
     }
     if (!pay_keep(host, n << block->page_shift)) {

@@ -267,10 +267,10 @@ typedef struct MemswapPolicyHostOps {
 
     /*
      * Take pages out, in the calling thread.  Those that are pinned, kept by
-     * another policy, or in somebody's hands stay.  A region that is one huge
-     * page goes whole or not at all.  Without MEMSWAP_POLICY_COLD each region
-     * is put on trial first, and costs as much of the budget.  Returns the
-     * bytes gone.
+     * a policy that goes before, or in somebody's hands stay.  A region that
+     * is one huge page goes whole or not at all.  Without MEMSWAP_POLICY_COLD
+     * each region is put on trial first, and costs as much of the budget.
+     * Returns the bytes gone.
      */
     int64_t (*reclaim)(MemswapPolicyHost *host,
                        const MemswapPolicyRange *ranges, uint32_t n,
@@ -303,7 +303,8 @@ typedef struct MemswapPolicyHostOps {
                      uint64_t region, int64_t look_ns);
     /*
      * A region is to be passed by when its turn comes to be tried, so many
-     * times, up to 15.
+     * times, up to 15.  One that a policy that goes before this one keeps is
+     * left as it is.
      */
     int (*set_interval)(MemswapPolicyHost *host, uint32_t block,
                         uint64_t region, uint32_t rounds);
@@ -312,7 +313,8 @@ typedef struct MemswapPolicyHostOps {
      * for as long as can be.  Returns the number of pages; fewer than asked
      * for when the budget is used up, which is a quarter of the limit until as
      * much as the limit was evicted.  A region costs all of its bytes, however
-     * few of its pages are named, and again once it was passed by.
+     * few of its pages are named, and again once it was passed by.  One that a
+     * policy that goes before keeps stays that one's, and costs nothing.
      */
     int64_t (*keep)(MemswapPolicyHost *host,
                     const MemswapPolicyRange *ranges, uint32_t n);

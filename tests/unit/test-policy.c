@@ -289,6 +289,37 @@ static void test_keep_split(void)
     harness_free(h);
 }
 
+/* Who comes later can't undo it; who goes before can. */
+static void test_keep_order(void)
+{
+    Harness *h = harness_new(&(HarnessOptions) { .size = 16 * MIB });
+    MemswapRegion *region;
+
+    puppet_add(h, "first", "puppet-prefetcher");
+    puppet_add(h, "keeper", "puppet-prefetcher");
+    puppet_add(h, "last", "puppet");
+    region = &h->ram.block->regions[0];
+    g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 0 1"), ==, 1);
+    g_assert_cmpint(puppet_ask(h, "last", "interval", "0 0 0"), ==, 0);
+    g_assert_cmpuint(memswap_passes(region), ==, 15);
+    /* not in the last one's name, nor anew */
+    g_assert_true(memswap_pass_by(region));
+    g_assert_cmpint(puppet_ask(h, "last", "keep", "0 0 1"), ==, 1);
+    g_assert_cmpuint(memswap_passes(region), ==, 14);
+    g_assert_cmpuint(memswap_pass_keeper(region), ==,
+                     puppet_host(h, "keeper")->slot + 1);
+    /* its own */
+    g_assert_cmpint(puppet_ask(h, "keeper", "interval", "0 0 1"), ==, 0);
+    g_assert_cmpuint(memswap_passes(region), ==, 1);
+    g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 0 1"), ==, 1);
+    g_assert_cmpint(puppet_ask(h, "first", "keep", "0 0 1"), ==, 1);
+    g_assert_cmpuint(memswap_pass_keeper(region), ==,
+                     puppet_host(h, "first")->slot + 1);
+    g_assert_cmpint(puppet_ask(h, "first", "interval", "0 0 0"), ==, 0);
+    g_assert_cmpuint(memswap_passes(region), ==, 0);
+    harness_free(h);
+}
+
 /* A page of each region keeps them all, and costs as much. */
 static void test_keep_price(void)
 {
@@ -627,6 +658,7 @@ int main(int argc, char **argv)
     g_test_add_func("/policy/trial", test_trial);
     g_test_add_func("/policy/keep", test_keep);
     g_test_add_func("/policy/keep-split", test_keep_split);
+    g_test_add_func("/policy/keep-order", test_keep_order);
     g_test_add_func("/policy/keep-price", test_keep_price);
     g_test_add_func("/policy/keep-heir", test_keep_heir);
     g_test_add_func("/policy/roles", test_roles);
