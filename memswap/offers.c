@@ -126,8 +126,7 @@ void memswap_offers_clear(MemswapEngine *engine)
 
 static bool offer_fits(const MemswapOffer *offer, unsigned int flags)
 {
-    return !offer->taken &&
-           (offer->hugetlb || !(flags & MEMSWAP_RECLAIM_HUGETLB));
+    return offer->hugetlb || !(flags & MEMSWAP_RECLAIM_HUGETLB);
 }
 
 uint32_t memswap_offers_left(MemswapEngine *engine, unsigned int flags)
@@ -185,17 +184,31 @@ bool memswap_offers_claim(MemswapBlock *block, uint64_t number)
     return has_something(block, region) && queue_region(region);
 }
 
+/* All of the first @n that fit are gone: close up, so that there is room. */
+static void close_up(MemswapOffers *offers, uint32_t n, unsigned int flags)
+{
+    uint32_t gone = n;
+
+    for (uint32_t i = n; i-- > 0;) {
+        if (!offer_fits(offer_at(offers, i), flags)) {
+            *offer_at(offers, --gone) = *offer_at(offers, i);
+        }
+    }
+    offers->first += gone;
+    offers->n -= gone;
+}
+
 static MemswapBlock *take_offer(MemswapEngine *engine, unsigned int flags,
                                 uint64_t *number)
 {
     MemswapOffers *offers = &engine->offers;
     MemswapBlock *found = NULL;
+    uint32_t seen = 0;
 
-    for (uint32_t i = 0; i < offers->n && !found; i++) {
-        MemswapOffer *offer = offer_at(offers, i);
+    while (seen < offers->n && !found) {
+        const MemswapOffer *offer = offer_at(offers, seen++);
 
         if (offer_fits(offer, flags)) {
-            offer->taken = true;
             *number = offer->region;
             found = memswap_block_get(engine, offer->slot);
             if (found && (*number >= found->n_regions ||
@@ -205,10 +218,7 @@ static MemswapBlock *take_offer(MemswapEngine *engine, unsigned int flags,
             }
         }
     }
-    while (offers->n && offer_at(offers, 0)->taken) {
-        offers->first++;
-        offers->n--;
-    }
+    close_up(offers, seen, flags);
     return found;
 }
 

@@ -27,7 +27,6 @@ typedef struct MemswapOffer {
     uint64_t region;
     uint32_t slot;              /* of its block, a while ago */
     bool hugetlb;
-    bool taken;                 /* out of turn */
 } MemswapOffer;
 
 /* Goes around in the order of addresses. */
@@ -43,7 +42,7 @@ typedef struct MemswapHand {
 typedef struct MemswapOffers {
     /* Under reclaim_lock. */
     MemswapOffer ring[MEMSWAP_OFFERS_MAX];
-    uint32_t first, n;          /* what was taken out of turn included */
+    uint32_t first, n;
     MemswapHand hand;           /* when there are none */
     MemswapHand hugetlb_hand;   /* the same, of blocks of hugepages */
 

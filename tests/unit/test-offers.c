@@ -276,13 +276,38 @@ static void test_out_of_turn(void)
         offers->ring[i].hugetlb = i & 1;
     }
     g_assert_cmpuint(left(h, MEMSWAP_RECLAIM_HUGETLB), ==, 2);
+    g_assert_cmpuint(left(h, 0), ==, 4);
     g_assert_cmpuint(take(h, MEMSWAP_RECLAIM_HUGETLB), ==, 1);
     g_assert_cmpuint(left(h, MEMSWAP_RECLAIM_HUGETLB), ==, 1);
+    g_assert_cmpuint(left(h, 0), ==, 3);
     g_assert_cmpuint(take(h, 0), ==, 0);
     g_assert_cmpuint(take(h, MEMSWAP_RECLAIM_HUGETLB), ==, 3);
     g_assert_cmpuint(take(h, MEMSWAP_RECLAIM_HUGETLB), ==, UINT64_MAX);
     g_assert_cmpuint(take(h, 0), ==, 2);
     g_assert_cmpuint(take(h, 0), ==, UINT64_MAX);
+    g_assert_cmpuint(left(h, 0), ==, 0);
+    atomic_store(&offers->open, false);
+    harness_free(h);
+}
+
+/* They leave nothing behind that takes room, or the others' places. */
+static void test_out_of_turn_room(void)
+{
+    Harness *h = harness_full();
+    MemswapOffers *offers = &h->engine->offers;
+
+    atomic_store(&offers->open, true);
+    offers->first = UINT32_MAX - 5;
+    memswap_offers_put(h->ram.block, 0, false);
+    memswap_offers_put(h->ram.block, 1, false);
+    for (unsigned int i = 0; i < 2 * MEMSWAP_OFFERS_MAX; i++) {
+        g_assert_true(memswap_offers_put(h->ram.block, 2, false));
+        offers->ring[(offers->first + 2) % MEMSWAP_OFFERS_MAX].hugetlb = true;
+        g_assert_cmpuint(take(h, MEMSWAP_RECLAIM_HUGETLB), ==, 2);
+    }
+    g_assert_cmpuint(left(h, 0), ==, 2);
+    g_assert_cmpuint(take(h, 0), ==, 0);
+    g_assert_cmpuint(take(h, 0), ==, 1);
     g_assert_cmpuint(left(h, 0), ==, 0);
     atomic_store(&offers->open, false);
     harness_free(h);
@@ -335,6 +360,7 @@ int main(int argc, char **argv)
     g_test_add_func("/offers/refused", test_refused);
     g_test_add_func("/offers/full", test_full);
     g_test_add_func("/offers/out-of-turn", test_out_of_turn);
+    g_test_add_func("/offers/out-of-turn-room", test_out_of_turn_room);
     g_test_add_func("/offers/told", test_told);
     return g_test_run();
 }
