@@ -82,10 +82,42 @@ static MemswapPolicyEntry *find_builtin(const char *name, Verdict *verdict)
     return NULL;
 }
 
+/*
+ * dlopen() looks for a name among those loaded before it looks at the file, so
+ * what replaced a file that can't be unloaded would never be run.  By a name
+ * not used before it finds out by the file itself, and loads none twice.
+ * @full begins with a slash: spell that differently, a bit of a number each.
+ */
+static char *fresh_name(const char *full)
+{
+    static _Atomic unsigned int n_names;
+    GString *name = g_string_new(NULL);
+
+    for (unsigned int n = atomic_fetch_add(&n_names, 1); n; n /= 2) {
+        g_string_append(name, n & 1 ? "/." : "/");
+    }
+    g_string_append(name, full);
+    return g_string_free(name, false);
+}
+
+static void say_load_error(Verdict *verdict, const char *path,
+                           const char *name)
+{
+    const char *error = dlerror();
+
+    /* as a rule it begins with the name, which nobody knows it by */
+    if (g_str_has_prefix(error, name)) {
+        say(verdict, -ENOEXEC, "%s%s", path, error + strlen(name));
+    } else {
+        say(verdict, -ENOEXEC, "%s", error);
+    }
+}
+
 static MemswapPolicyEntry *find_entry(const char *path, void **object,
                                       Verdict *verdict)
 {
     g_autofree char *full = g_canonicalize_filename(path, NULL);
+    g_autofree char *name = fresh_name(full);
     MemswapPolicyEntry *entry;
 
     if (access(full, R_OK)) {
@@ -94,9 +126,9 @@ static MemswapPolicyEntry *find_entry(const char *path, void **object,
         say(verdict, ret, "%s: %s", path, g_strerror(-ret));
         return NULL;
     }
-    *object = dlopen(full, RTLD_NOW | RTLD_LOCAL);
+    *object = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!*object) {
-        say(verdict, -ENOEXEC, "%s", dlerror());
+        say_load_error(verdict, path, name);
         return NULL;
     }
     entry = (MemswapPolicyEntry *)dlsym(*object, MEMSWAP_POLICY_ENTRY);

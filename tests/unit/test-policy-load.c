@@ -5,8 +5,11 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <string.h>
+
+#include <glib/gstdio.h>
 
 #include "policy-internal.h"
 #include "puppets.h"
@@ -211,6 +214,75 @@ static void test_config(void)
     harness_free(h);
 }
 
+/* It names the file as it was given. */
+static void test_load_error(void)
+{
+    Harness *h = harness_small();
+    MemswapPolicyConfig config = { .id = "a", .path = "/proc/self/maps" };
+
+    for (unsigned int i = 0; i < 3; i++) {
+        g_autofree char *error = NULL;
+
+        g_assert_cmpint(memswap_policy_add(h->engine, &config, &error), ==,
+                        -ENOEXEC);
+        if (!g_str_has_prefix(error, "policy 'a': /proc/self/maps: ")) {
+            g_error("an error that names no file: %s", error);
+        }
+    }
+    harness_free(h);
+}
+
+/* As one replaces a file, by another one under the same name. */
+static void install(const char *path, const char *name)
+{
+    g_autofree char *from = puppet_path(name);
+    g_autofree char *data = NULL;
+    gsize size;
+
+    g_assert_true(g_file_get_contents(from, &data, &size, NULL));
+    g_unlink(path);
+    g_assert_true(g_file_set_contents(path, data, size, NULL));
+}
+
+/* What is added is what is in the file, if another one can't be unloaded. */
+static void test_replaced(void)
+{
+    Harness *h = harness_small();
+    g_autofree char *directory = g_dir_make_tmp("policy-XXXXXX", NULL);
+    g_autofree char *path = g_strdup_printf("%s/policy.so", directory);
+    MemswapPolicyConfig config = { .id = "p", .path = path };
+    _Atomic int *release;
+    void *object;
+
+    atomic_store(&h->engine->policies.patience, SHORT_NS);
+    install(path, "puppet-prefetcher");
+    check_config(h, config, 0);
+    object = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    g_assert_nonnull(object);
+    release = dlsym(object, "puppet_release");
+    g_assert_cmpint(memswap_policy_set(h->engine, "p", "hang-now", "0",
+                                       NULL), ==, -ETIMEDOUT);
+    install(path, "puppet-observer");
+    for (unsigned int i = 0; i < 5; i++) {
+        MemswapPolicyConfig again = { .id = "q", .path = path };
+
+        check_config(h, config, 0);
+        g_assert_cmpuint(puppet_status(h, "p").roles, ==,
+                         MEMSWAP_POLICY_OBSERVER);
+        /* the same file is one object, whatever it is called by */
+        check_config(h, again, 0);
+        g_assert_true(puppet_host(h, "p")->ops == puppet_host(h, "q")->ops);
+        g_assert_cmpint(memswap_policy_remove(h->engine, "p", NULL), ==, 0);
+        g_assert_cmpint(memswap_policy_remove(h->engine, "q", NULL), ==, 0);
+    }
+    atomic_store(release, 1);
+    harness_free(h);
+    g_usleep(50000);
+    dlclose(object);
+    g_unlink(path);
+    g_rmdir(directory);
+}
+
 static void test_builtins(void)
 {
     const char *name;
@@ -234,6 +306,8 @@ int main(int argc, char **argv)
     g_test_add_func("/policy-load/ring-full", test_ring_full);
     g_test_add_func("/policy-load/broken", test_broken);
     g_test_add_func("/policy-load/config", test_config);
+    g_test_add_func("/policy-load/replaced", test_replaced);
+    g_test_add_func("/policy-load/load-error", test_load_error);
     g_test_add_func("/policy-load/builtins", test_builtins);
     return g_test_run();
 }
