@@ -246,7 +246,7 @@ static void delist(MemswapPolicyHost *host)
     g_mutex_unlock(&policies->lock);
 }
 
-/* One that is DOWN. */
+/* One whose thread has ended, or is about to. */
 static void policy_free(MemswapPolicyHost *host)
 {
     delist(host);
@@ -263,6 +263,35 @@ static void policy_forsake(MemswapPolicyHost *host)
     delist(host);
     g_thread_unref(host->thread);
     memswap_policy_release(host);
+}
+
+/*
+ * Was it given up, and is back from its own code for good, with nobody to be
+ * told of it any more?
+ */
+static bool is_left_over(MemswapPolicyHost *host)
+{
+    MemswapPolicies *policies = &host->engine->policies;
+    bool published;
+
+    g_mutex_lock(&policies->lock);
+    published = host->published;
+    g_mutex_unlock(&policies->lock);
+    /* the last of its thread is to let go of it */
+    return !published && atomic_load(&host->tidied) &&
+           atomic_load(&host->owners) == 1;
+}
+
+/* Called with admin_lock. */
+static void free_left_over(MemswapPolicies *policies)
+{
+    for (guint i = policies->hosts->len; i-- > 0;) {
+        MemswapPolicyHost *host = g_ptr_array_index(policies->hosts, i);
+
+        if (is_left_over(host)) {
+            policy_free(host);
+        }
+    }
 }
 
 /* --- the watch --------------------------------------------------------- */
@@ -471,6 +500,7 @@ int memswap_policy_launch(MemswapEngine *engine,
     MemswapPolicies *policies = &engine->policies;
     int ret;
 
+    free_left_over(policies);
     if (!policies->watch) {
         policies->watch = memswap_thread_new("memswap-watch", watch, engine,
                                              NULL);

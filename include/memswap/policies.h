@@ -90,7 +90,7 @@ int memswap_policy_add(MemswapEngine *engine,
  * reclaimer regions go in the order of addresses.
  *
  * Returns 0; -ENOENT without one of this id; -ETIMEDOUT if it doesn't return,
- * in which case it is given up: gone for the engine, but never unloaded.
+ * in which case it is given up: gone for the engine, but loaded until it does.
  */
 int memswap_policy_remove(MemswapEngine *engine, const char *id,
                           char **error);

@@ -131,6 +131,50 @@ static void test_listed(void)
     atomic_store(release, 0);
 }
 
+static void wait_ended(Harness *h, guint i)
+{
+    MemswapPolicyHost *host = g_ptr_array_index(h->engine->policies.hosts, i);
+
+    wait_until(atomic_load(&host->tidied) && atomic_load(&host->owners) == 1);
+}
+
+/* What is left of them goes with the next, but for those that are listed. */
+static void test_left_over(void)
+{
+    Harness *h = harness_small();
+    GPtrArray *hosts = h->engine->policies.hosts;
+    _Atomic int *release;
+
+    /* each in the list in the place of the one before */
+    for (unsigned int i = 0; i < 5; i++) {
+        puppet_add(h, "a", "puppet");
+        memswap_policy_set(h->engine, "a", "flood-nonsense", "1000", NULL);
+        wait_until(!puppet_host(h, "a"));
+        wait_ended(h, hosts->len - 1);
+    }
+    g_assert_cmpuint(hosts->len, <=, 2);
+    check_given_up(h, 1);
+    /* one that was never listed */
+    puppet_try(h, "b", "nonsense-start", NULL);
+    wait_ended(h, hosts->len - 1);
+    /* and one that doesn't return */
+    puppet_add(h, "c", "puppet-hang");
+    release = puppet_symbol("puppet-hang", "puppet_release");
+    memswap_policy_set(h->engine, "c", "hang-now", "0", NULL);
+    g_assert_cmpint(memswap_policy_forget(h->engine, "c"), ==, 0);
+    puppet_add(h, "d", "puppet-prefetcher");
+    /* a, c, d */
+    g_assert_cmpuint(hosts->len, ==, 3);
+    check_given_up(h, 1);
+    g_assert_cmpint(memswap_policy_forget(h->engine, "a"), ==, 0);
+    atomic_store(release, 1);
+    wait_ended(h, 1);
+    puppet_add(h, "e", "puppet-prefetcher");
+    g_assert_cmpuint(hosts->len, ==, 2);
+    harness_free(h);
+    atomic_store(release, 0);
+}
+
 /* Whoever is given up while others look is in the list once, all the time. */
 typedef struct Lookers {
     Harness *h;
@@ -437,6 +481,7 @@ int main(int argc, char **argv)
     g_test_add_func("/policy-bad/free", test_free);
     g_test_add_func("/policy-bad/free-start", test_free_start);
     g_test_add_func("/policy-bad/listed", test_listed);
+    g_test_add_func("/policy-bad/left-over", test_left_over);
     g_test_add_func("/policy-bad/listed-once", test_listed_once);
     g_test_add_func("/policy-bad/slow-request", test_slow_request);
     g_test_add_func("/policy-bad/spin", test_spin);
