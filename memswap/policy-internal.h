@@ -106,7 +106,7 @@ struct MemswapPolicyHost {
     uint32_t behind_percent;    /* the engine's while it reclaims */
     MemswapPolicyError reason;  /* GIVEN_UP; set before it leaves the slot */
     _Atomic uint32_t owners;    /* its thread, and the engine */
-    /* Real time of a call, less what requests took of it; 0: in none. */
+    /* Time of a call, less what requests took of it; 0: in none. */
     _Atomic int64_t busy_since;
 
     _Atomic uint32_t wake;      /* futex: counts reasons to look */
@@ -146,10 +146,27 @@ struct MemswapPolicyHost {
     MemswapRing ring;
 };
 
-/* policy.c */
+/* policy-time.c */
+
+/* How often the watch looks, of the time that a policy may take to return. */
+#define MEMSWAP_WATCH_PART 8
 
 /* Real time, in ns: what waiting is measured by, whatever the host's clock. */
 int64_t memswap_policy_real_time(void);
+/*
+ * The same, but for when the process was stopped: what calls are judged by.
+ * Whoever is to judge looks, at least as often as the watch.
+ */
+int64_t memswap_policy_call_time(void);
+int64_t memswap_policy_look_at_clock(MemswapPolicies *policies);
+/*
+ * Has it been in one call for too long, at this call time?  What requests take
+ * is not for the policy to answer for.
+ */
+bool memswap_policy_overdue(MemswapPolicyHost *host, int64_t now);
+
+/* policy.c */
+
 /*
  * Around what the policy's thread does with the engine.  False if it may not
  * any more; then there is nothing to leave.

@@ -43,7 +43,7 @@ static bool is_up(MemswapPolicyHost *host)
 /* Around all calls of its code: for the watch. */
 static void call_begin(MemswapPolicyHost *host)
 {
-    atomic_store(&host->busy_since, memswap_policy_real_time());
+    atomic_store(&host->busy_since, memswap_policy_call_time());
 }
 
 static void call_end(MemswapPolicyHost *host)

@@ -25,18 +25,8 @@
 #define PATIENCE_NS 5000000000LL
 /* What it may ask for in a second. */
 #define REQUESTS_PER_S 100000
-/* How often the watch looks, of that time. */
-#define WATCH_PART 8
 /* How often somebody who waits looks at more than what wakes him. */
 #define SLICE_NS 10000000
-
-int64_t memswap_policy_real_time(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
 
 bool memswap_policy_enter(MemswapPolicyHost *host)
 {
@@ -309,20 +299,6 @@ static bool waited_for(MemswapPolicyHost *host)
             memswap_excess(engine, atomic_load(&engine->reserve_low)) > 0);
 }
 
-/*
- * Has it been in one call for too long?  What requests take is not for the
- * policy to answer for.
- */
-static bool overdue(MemswapPolicyHost *host, int64_t now)
-{
-    /* first: a request adds the time it took before it ends */
-    bool in_engine = atomic_load(&host->in_op) > 0;
-    int64_t since = atomic_load(&host->busy_since);
-
-    return !in_engine && since &&
-           now - since > host->engine->policies.patience;
-}
-
 static gpointer watch(gpointer opaque)
 {
     MemswapEngine *engine = opaque;
@@ -330,7 +306,7 @@ static gpointer watch(gpointer opaque)
 
     while (!atomic_load(&policies->watch_stop)) {
         uint32_t seen = atomic_load(&policies->watch_kick);
-        int64_t now = memswap_policy_real_time();
+        int64_t now = memswap_policy_look_at_clock(policies);
         MemswapPolicyHost *hung = NULL;
         bool any = false;
 
@@ -340,8 +316,8 @@ static gpointer watch(gpointer opaque)
 
             any |= host != NULL;
             /* marked with the lock held, before it can be freed */
-            if (host && overdue(host, now) && waited_for(host) &&
-                mark_given_up(host)) {
+            if (host && memswap_policy_overdue(host, now) &&
+                waited_for(host) && mark_given_up(host)) {
                 hung = host;
             }
         }
@@ -356,8 +332,8 @@ static gpointer watch(gpointer opaque)
             g_mutex_unlock(&policies->admin_lock);
         }
         if (!hung && !atomic_load(&policies->watch_stop)) {
-            memswap_futex_wait(&policies->watch_kick, seen, any ?
-                               policies->patience / WATCH_PART : -1);
+            memswap_futex_wait(&policies->watch_kick, seen, !any ? -1 :
+                               policies->patience / MEMSWAP_WATCH_PART);
         }
     }
     return NULL;
@@ -401,24 +377,23 @@ static MemswapPolicyHost *find(MemswapPolicies *policies, const char *id)
  */
 static bool too_late(MemswapPolicyHost *host, int64_t end)
 {
-    int64_t now = memswap_policy_real_time();
+    int64_t now = memswap_policy_look_at_clock(&host->engine->policies);
 
-    return now >= end && overdue(host, now);
+    return memswap_policy_real_time() >= end &&
+           memswap_policy_overdue(host, now);
 }
 
 /* Wait until it has left @phase; false if that took too long. */
 static bool wait_phase(MemswapPolicyHost *host, PolicyPhase phase)
 {
-    int64_t end = memswap_policy_real_time() +
-                  host->engine->policies.patience;
+    int64_t patience = host->engine->policies.patience;
+    int64_t end = memswap_policy_real_time() + patience;
 
     while (atomic_load(&host->phase) == phase) {
-        int64_t left = end - memswap_policy_real_time();
-
         if (too_late(host, end)) {
             return false;
         }
-        memswap_futex_wait(&host->phase, phase, MAX(left, SLICE_NS));
+        memswap_futex_wait(&host->phase, phase, patience / MEMSWAP_WATCH_PART);
     }
     return true;
 }

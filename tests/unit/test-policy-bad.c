@@ -5,6 +5,7 @@
  */
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "policy-internal.h"
 #include "puppets.h"
@@ -302,6 +303,34 @@ static void test_slow_calls(void)
     harness_free(h);
 }
 
+/* Nor is one that couldn't return, as the process was stopped. */
+static void test_stopped(void)
+{
+    Harness *h = harness_small();
+    g_autofree char *stop = g_strdup_printf(
+        "sh -c 'kill -STOP %d; sleep 3; kill -CONT %d'", getpid(), getpid());
+    _Atomic int *release;
+
+    h->engine->policies.patience = 2 * SHORT_NS;
+    puppet_add(h, "p", "puppet-hang");
+    release = puppet_symbol("puppet-hang", "puppet_release");
+    puppet_ask(h, "p", "hang-next", "0");
+    memswap_guest_reset(h->engine);
+    puppet_wait_busy(h, "p");
+    /* this one waits */
+    memswap_guest_reset(h->engine);
+    g_assert_true(g_spawn_command_line_sync(stop, NULL, NULL, NULL, NULL));
+    /* the watch looks in a quarter of a second */
+    g_usleep(400000);
+    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 0);
+    /* it is hung, all the same, when the time is over that it went on */
+    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == 1);
+    harness_free(h);
+    atomic_store(release, 1);
+    g_usleep(50000);
+    atomic_store(release, 0);
+}
+
 /* A reclaimer that hears of nothing but room, and hangs over it. */
 static void test_deaf_reclaimer(void)
 {
@@ -487,6 +516,7 @@ int main(int argc, char **argv)
     g_test_add_func("/policy-bad/spin", test_spin);
     g_test_add_func("/policy-bad/slow-events", test_slow_events);
     g_test_add_func("/policy-bad/slow-calls", test_slow_calls);
+    g_test_add_func("/policy-bad/stopped", test_stopped);
     g_test_add_func("/policy-bad/deaf-reclaimer", test_deaf_reclaimer);
     g_test_add_func("/policy-bad/reclaim-price", test_reclaim_price);
     g_test_add_func("/policy-bad/bytes-price", test_bytes_price);
