@@ -108,6 +108,7 @@ struct MemswapPolicyHost {
     _Atomic uint32_t owners;    /* its thread, and the engine */
     /* Time of a call, less what requests took of it; 0: in none. */
     _Atomic int64_t busy_since;
+    _Atomic int64_t called_at;  /* the same with these */
 
     _Atomic uint32_t wake;      /* futex: counts reasons to look */
     _Atomic bool asleep;        /* an event is a reason, too */
@@ -161,7 +162,7 @@ int64_t memswap_policy_call_time(void);
 int64_t memswap_policy_look_at_clock(MemswapPolicies *policies);
 /*
  * Has it been in one call for too long, at this call time?  What requests take
- * is not for the policy to answer for.
+ * is not for the policy to answer for, unless it makes them for ever.
  */
 bool memswap_policy_overdue(MemswapPolicyHost *host, int64_t now);
 

@@ -43,12 +43,16 @@ static bool is_up(MemswapPolicyHost *host)
 /* Around all calls of its code: for the watch. */
 static void call_begin(MemswapPolicyHost *host)
 {
-    atomic_store(&host->busy_since, memswap_policy_call_time());
+    int64_t now = memswap_policy_call_time();
+
+    atomic_store(&host->called_at, now);
+    atomic_store(&host->busy_since, now);
 }
 
 static void call_end(MemswapPolicyHost *host)
 {
     atomic_store(&host->busy_since, 0);
+    atomic_store(&host->called_at, 0);
 }
 
 bool memswap_policy_deliver(MemswapPolicyHost *host,

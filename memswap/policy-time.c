@@ -10,6 +10,9 @@
 
 #include "policy-internal.h"
 
+/* How long a call may take with all its requests, in times the patience. */
+#define CALL_PATIENCES 12
+
 /* Real time of the last look. */
 static _Atomic int64_t looked_at;
 /* For how long nobody could look, in ns. */
@@ -56,9 +59,10 @@ static int64_t time_since(_Atomic int64_t *when, int64_t now)
 
 bool memswap_policy_overdue(MemswapPolicyHost *host, int64_t now)
 {
+    int64_t patience = host->engine->policies.patience;
     /* first: a request adds the time it took before it ends */
     bool in_engine = atomic_load(&host->in_op) > 0;
 
-    return !in_engine && time_since(&host->busy_since, now) >
-                         host->engine->policies.patience;
+    return (!in_engine && time_since(&host->busy_since, now) > patience) ||
+           time_since(&host->called_at, now) > CALL_PATIENCES * patience;
 }

@@ -19,7 +19,8 @@
  * - Return from each call soon.  One that doesn't within some seconds, while
  *   events wait, or room is short and it is the reclaimer, is given up:
  *   reported, and replaced by what there is without it.  What requests take is
- *   not counted.  For long work ask to be woken, and go on then.
+ *   not counted, unless one call makes them for twelve times as long.  For long
+ *   work ask to be woken, and go on then.
  * - Call the host's operations from the policy's own thread only.
  * - Events may be lost when they come faster than they are handled; how many
  *   were is counted, and known from the status.

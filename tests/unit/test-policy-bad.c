@@ -255,6 +255,32 @@ static void test_spin(void)
     harness_free(h);
 }
 
+static int rather_slow_translate(void *opaque, uint64_t root,
+                                 uint64_t address, const void **host)
+{
+    g_usleep(SHORT_NS / 20000);
+    return -EFAULT;
+}
+
+/* Even if all of its time is what requests take. */
+static void test_spin_slowly(void)
+{
+    Harness *h = harness_small();
+    int64_t began;
+
+    h->engine->host.translate = rather_slow_translate;
+    puppet_add(h, "p", "puppet");
+    puppet_ask(h, "p", "spin-slowly", "0");
+    h->engine->policies.patience = SHORT_NS / 5;
+    began = g_get_monotonic_time();
+    write_pages(h, 0, 100);
+    wait_until(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR) == 1);
+    g_assert_cmpuint(atomic_load(&h->event_offset), ==, MEMSWAP_POLICY_HUNG);
+    /* which it gets a lot of */
+    g_assert_cmpint(g_get_monotonic_time() - began, >, 2 * SHORT_NS / 1000);
+    harness_free(h);
+}
+
 /* One that is slow, but returns, is not: options don't wait for all events. */
 static void test_slow_events(void)
 {
@@ -514,6 +540,7 @@ int main(int argc, char **argv)
     g_test_add_func("/policy-bad/listed-once", test_listed_once);
     g_test_add_func("/policy-bad/slow-request", test_slow_request);
     g_test_add_func("/policy-bad/spin", test_spin);
+    g_test_add_func("/policy-bad/spin-slowly", test_spin_slowly);
     g_test_add_func("/policy-bad/slow-events", test_slow_events);
     g_test_add_func("/policy-bad/slow-calls", test_slow_calls);
     g_test_add_func("/policy-bad/stopped", test_stopped);

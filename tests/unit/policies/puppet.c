@@ -38,6 +38,7 @@ typedef struct Puppet {
     MemswapPolicyHost *host;
     int hang;               /* in the next event */
     int spin;               /* the same, by asking for ever */
+    int spin_slowly;        /* the same, for what takes long */
     uint64_t slow_ms;       /* each event takes so long */
     int hang_timer;         /* in the next timer */
     int64_t wake_ms;        /* the next event sets a timer; -1: it doesn't */
@@ -58,6 +59,17 @@ static void hang(Puppet *puppet)
     }
     /* in vain: it was given up */
     atomic_store(&puppet_after, puppet->ops->now(host));
+}
+
+static void spin_slowly(Puppet *puppet)
+{
+    uint32_t number;
+    uint64_t page;
+    int ret;
+
+    do {
+        ret = puppet->ops->translate(puppet->host, 0, 0, &number, &page);
+    } while (ret != -ESHUTDOWN);
 }
 
 static void event(void *self, const MemswapPolicyEvent *event)
@@ -87,6 +99,9 @@ static void event(void *self, const MemswapPolicyEvent *event)
         }
         while (puppet->spin &&
                puppet->ops->now(puppet->host) != -ESHUTDOWN) {
+        }
+        if (puppet->spin_slowly) {
+            spin_slowly(puppet);
         }
         puppet->last = *event;
     }
@@ -284,6 +299,9 @@ static int set(void *self, const char *name, const char *value)
         return 0;
     } else if (!strcmp(name, "spin-next")) {
         puppet->spin = 1;
+        ret = 0;
+    } else if (!strcmp(name, "spin-slowly")) {
+        puppet->spin_slowly = 1;
         ret = 0;
     } else if (!strcmp(name, "slow")) {
         puppet->slow_ms = a;
