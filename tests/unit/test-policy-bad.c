@@ -316,7 +316,7 @@ static void test_slow_calls(void)
 
     puppet_add(h, "p", "puppet-prefetcher");
     puppet_settle(h, "p");
-    memswap_policy_set(h->engine, "p", "slow", "700", NULL);
+    memswap_policy_set(h->engine, "p", "slow", "600", NULL);
     memswap_policy_set(h->engine, "p", "wake", "0", NULL);
     /* in the timer, and then comes an event */
     puppet_wait_busy(h, "p");
