@@ -67,11 +67,33 @@ static void note_store_works(MemswapEngine *engine)
     }
 }
 
-/* What was dropped is room once what is left lies together. */
-static void tidy_store(MemswapStore *store)
+/* What was dropped is room once what is left lies together: was there any? */
+static bool tidy_store(MemswapStore *store)
 {
-    for (int i = 0; i < TIDY_STEPS && store->ops->maintain(store); i++) {
+    int i;
+
+    for (i = 0; i < TIDY_STEPS && store->ops->maintain(store); i++) {
     }
+    return i > 0;
+}
+
+/*
+ * The store has refused a page: may it take it now?  Kept copies go only where
+ * there is no room otherwise; *@tidied says whether that was looked for.
+ */
+static bool make_store_room(MemswapEngine *engine, bool *tidied)
+{
+    if (!*tidied) {
+        *tidied = true;
+        if (tidy_store(engine->store)) {
+            return true;
+        }
+    }
+    if (!memswap_shed_copies(engine, SHED_BYTES)) {
+        return false;
+    }
+    tidy_store(engine->store);
+    return true;
 }
 
 MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
@@ -93,14 +115,11 @@ MemswapPlace memswap_evict_copy(MemswapBlock *block, uint64_t page,
         return MEMSWAP_IN_CACHE;
     }
     while (store->ops->put(store, data, block->page_size, owner, handle)) {
-        /* kept copies go only for want of room that is there otherwise */
-        if (tidied && !memswap_shed_copies(block->engine, SHED_BYTES)) {
+        if (!make_store_room(block->engine, &tidied)) {
             *full = true;
             note_store_full(block, page);
             return MEMSWAP_IN_CACHE;
         }
-        tidy_store(store);
-        tidied = true;
     }
     note_store_works(block->engine);
     return MEMSWAP_IN_STORE;

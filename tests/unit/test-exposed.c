@@ -395,7 +395,7 @@ static void test_store_full(void)
 typedef struct Bare {
     Strike strike;
     unsigned int copies;    /* that fail */
-    unsigned int puts;      /* the same, after the first; two for one page */
+    unsigned int puts;      /* the same, after the first */
 } Bare;
 
 static void refuse_put(FakeStore *store, void *opaque)
@@ -440,7 +440,7 @@ static void put_back(unsigned int copies, unsigned int puts,
             .other = other, .at = INJECT_SPLICE, .after = true, .page = 5,
             .number = 4711, .act = strike_fill,
         },
-        .copies = copies, .puts = 2 * puts,
+        .copies = copies, .puts = puts,
     };
     InjectHooks hooks = {
         .before = bare_before, .after = bare_after, .opaque = &bare,
