@@ -22,13 +22,13 @@ void memswap_policy_tell(MemswapPolicyHost *host,
         return;
     }
     memswap_ring_put(&host->ring, event);
-    if (memswap_ring_used(&host->ring) >= MEMSWAP_RING_SLOTS / 2) {
+    if (atomic_load(&host->gathers) && memswap_ring_half_full(&host->ring) &&
+        atomic_exchange(&host->gathers, false)) {
         /* enough have gathered; the first to see that says so */
-        if (atomic_load(&host->gathers) &&
-            atomic_exchange(&host->gathers, false)) {
-            memswap_policy_poke(host);
-        }
-    } else if (host->quiet >> event->kind & 1) {
+        memswap_policy_poke(host);
+    }
+    if ((host->quiet >> event->kind & 1) &&
+        !memswap_ring_half_full(&host->ring)) {
         return;
     }
     if (atomic_load(&host->asleep) && atomic_exchange(&host->asleep, false)) {

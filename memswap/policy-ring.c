@@ -55,6 +55,11 @@ uint32_t memswap_ring_used(MemswapRing *ring)
     return (int32_t)(tail - head) > 0 ? tail - head : 0;
 }
 
+bool memswap_ring_half_full(MemswapRing *ring)
+{
+    return memswap_ring_used(ring) >= MEMSWAP_RING_SLOTS / 2;
+}
+
 bool memswap_ring_empty(MemswapRing *ring)
 {
     uint32_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);

@@ -59,6 +59,13 @@ bool memswap_ring_get(MemswapRing *ring, MemswapPolicyEvent *event);
 uint32_t memswap_ring_used(MemswapRing *ring);
 
 /**
+ * memswap_ring_half_full: is it time that events are taken out?
+ *
+ * Any thread.
+ */
+bool memswap_ring_half_full(MemswapRing *ring);
+
+/**
  * memswap_ring_empty: would memswap_ring_get() find none?
  *
  * The consumer's, or a momentary answer for others.

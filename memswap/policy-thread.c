@@ -157,7 +157,7 @@ static bool serve_looks(MemswapPolicyHost *host, int64_t now, int64_t *next)
             sooner(next, look.due);
             continue;
         }
-        if (memswap_ring_used(&host->ring) >= MEMSWAP_RING_SLOTS / 2) {
+        if (memswap_ring_half_full(&host->ring)) {
             /* after these events; room is to be left for others' */
             sooner(next, now);
             break;
@@ -325,8 +325,7 @@ static void gather(MemswapPolicyHost *host, uint32_t seen, int64_t next)
     }
     /* who adds an event looks at gathers afterwards */
     atomic_store(&host->gathers, true);
-    if (memswap_ring_used(&host->ring) < MEMSWAP_RING_SLOTS / 2 &&
-        is_up(host)) {
+    if (!memswap_ring_half_full(&host->ring) && is_up(host)) {
         memswap_futex_wait(&host->wake, seen, timeout);
     }
     atomic_store(&host->gathers, false);
