@@ -147,7 +147,7 @@ struct MemswapPolicyHost {
     MemswapRing ring;
 };
 
-/* policy-time.c */
+/* policy-watch.c */
 
 /* How often the watch looks, of the time that a policy may take to return. */
 #define MEMSWAP_WATCH_PART 8
@@ -165,6 +165,11 @@ int64_t memswap_policy_look_at_clock(MemswapPolicies *policies);
  * is not for the policy to answer for, unless it makes them for ever.
  */
 bool memswap_policy_overdue(MemswapPolicyHost *host, int64_t now);
+/* Once, with admin_lock held.  False if there can't be a thread for it. */
+bool memswap_policy_watch_start(MemswapEngine *engine);
+/* Make it look now. */
+void memswap_policy_watch_kick(MemswapPolicies *policies);
+void memswap_policy_watch_stop(MemswapPolicies *policies);
 
 /* policy.c */
 
@@ -180,6 +185,13 @@ void memswap_policy_tell(MemswapPolicyHost *host,
 /* It hangs, or makes no sense.  Any thread, its own too; no lock held. */
 void memswap_policy_give_up(MemswapPolicyHost *host,
                             MemswapPolicyError reason);
+/*
+ * The same in two steps: the mark, which may be made with policies->lock held,
+ * true for the one who made it, and what he does then, without a lock.
+ */
+bool memswap_policy_mark_given_up(MemswapPolicyHost *host);
+void memswap_policy_after_given_up(MemswapPolicyHost *host,
+                                   MemswapPolicyError reason);
 
 /* Is it the one of policy-default.c? */
 static inline bool memswap_policy_is_default(const MemswapPolicyHost *host)

@@ -3,7 +3,7 @@
  *
  * Adding, removing and setting wait for the policy's thread, but only so long:
  * one that doesn't return is given up.  A watch does the same with one that
- * doesn't return from an event while others wait.
+ * doesn't return from an event while others wait (policy-watch.c).
  *
  * What is without a policy is what is left when one is given up: evictors make
  * room all the time when half of the reserve is gone, whether or not there is
@@ -156,21 +156,15 @@ static bool change_phase(MemswapPolicyHost *host, PolicyPhase from,
     return true;
 }
 
-/* True for the one who did it. */
-static bool mark_given_up(MemswapPolicyHost *host)
+bool memswap_policy_mark_given_up(MemswapPolicyHost *host)
 {
     return change_phase(host, POLICY_UP, POLICY_GIVEN_UP) ||
            change_phase(host, POLICY_STOPPING, POLICY_GIVEN_UP) ||
            change_phase(host, POLICY_LOADING, POLICY_GIVEN_UP);
 }
 
-static void watch_kick(MemswapPolicies *policies)
-{
-    atomic_fetch_add(&policies->watch_kick, 1);
-    memswap_futex_wake(&policies->watch_kick);
-}
-
-static void after_given_up(MemswapPolicyHost *host, MemswapPolicyError reason)
+void memswap_policy_after_given_up(MemswapPolicyHost *host,
+                                   MemswapPolicyError reason)
 {
     MemswapEngine *engine = host->engine;
 
@@ -187,7 +181,7 @@ static void after_given_up(MemswapPolicyHost *host, MemswapPolicyError reason)
                            host->id, reason);
     }
     /* another one may be to take its place */
-    watch_kick(&engine->policies);
+    memswap_policy_watch_kick(&engine->policies);
     /* last: from now on the engine may go */
     atomic_store(&host->tidied, true);
 }
@@ -195,8 +189,8 @@ static void after_given_up(MemswapPolicyHost *host, MemswapPolicyError reason)
 void memswap_policy_give_up(MemswapPolicyHost *host,
                             MemswapPolicyError reason)
 {
-    if (mark_given_up(host)) {
-        after_given_up(host, reason);
+    if (memswap_policy_mark_given_up(host)) {
+        memswap_policy_after_given_up(host, reason);
     }
 }
 
@@ -282,61 +276,6 @@ static void free_left_over(MemswapPolicies *policies)
             policy_free(host);
         }
     }
-}
-
-/* --- the watch --------------------------------------------------------- */
-
-/* Does anybody want something of it? */
-static bool waited_for(MemswapPolicyHost *host)
-{
-    MemswapEngine *engine = host->engine;
-
-    return !memswap_ring_empty(&host->ring) ||
-           atomic_load(&host->set_waits) ||
-           memswap_policy_choose_waits(host) ||
-           (atomic_load(&engine->policies.reclaimer) == host &&
-            memswap_policy_reclaims(engine) &&
-            memswap_excess(engine, atomic_load(&engine->reserve_low)) > 0);
-}
-
-static gpointer watch(gpointer opaque)
-{
-    MemswapEngine *engine = opaque;
-    MemswapPolicies *policies = &engine->policies;
-
-    while (!atomic_load(&policies->watch_stop)) {
-        uint32_t seen = atomic_load(&policies->watch_kick);
-        int64_t now = memswap_policy_look_at_clock(policies);
-        MemswapPolicyHost *hung = NULL;
-        bool any = false;
-
-        g_mutex_lock(&policies->lock);
-        for (unsigned int i = 0; i < MEMSWAP_POLICY_SLOTS && !hung; i++) {
-            MemswapPolicyHost *host = atomic_load(&policies->slots[i]);
-
-            any |= host != NULL;
-            /* marked with the lock held, before it can be freed */
-            if (host && memswap_policy_overdue(host, now) &&
-                waited_for(host) && mark_given_up(host)) {
-                hung = host;
-            }
-        }
-        g_mutex_unlock(&policies->lock);
-        any |= memswap_policy_lacks_default(engine);
-        if (hung) {
-            after_given_up(hung, MEMSWAP_POLICY_HUNG);
-        } else if (memswap_policy_lacks_default(engine) &&
-                   g_mutex_trylock(&policies->admin_lock)) {
-            /* who has it sees to that as well, as far as it is due then */
-            memswap_policy_restore_default(engine);
-            g_mutex_unlock(&policies->admin_lock);
-        }
-        if (!hung && !atomic_load(&policies->watch_stop)) {
-            memswap_futex_wait(&policies->watch_kick, seen, !any ? -1 :
-                               policies->patience / MEMSWAP_WATCH_PART);
-        }
-    }
-    return NULL;
 }
 
 /* --- adding, removing, setting ----------------------------------------- */
@@ -476,13 +415,9 @@ int memswap_policy_launch(MemswapEngine *engine,
     int ret;
 
     free_left_over(policies);
-    if (!policies->watch) {
-        policies->watch = memswap_thread_new("memswap-watch", watch, engine,
-                                             NULL);
-    }
     /* before it can give itself up */
     enlist(host);
-    host->thread = policies->watch ?
+    host->thread = memswap_policy_watch_start(engine) ?
         memswap_thread_new("memswap-policy", memswap_policy_thread, host,
                            NULL) : NULL;
     if (!host->thread) {
@@ -511,7 +446,7 @@ int memswap_policy_launch(MemswapEngine *engine,
         return fail(error, -ETIMEDOUT, "policy '%s' was given up while it "
                     "began", host->id);
     }
-    watch_kick(policies);
+    memswap_policy_watch_kick(policies);
     return 0;
 }
 
@@ -644,11 +579,7 @@ void memswap_policies_destroy(MemswapEngine *engine)
 {
     MemswapPolicies *policies = &engine->policies;
 
-    if (policies->watch) {
-        atomic_store(&policies->watch_stop, true);
-        watch_kick(policies);
-        g_thread_join(policies->watch);
-    }
+    memswap_policy_watch_stop(policies);
     g_mutex_lock(&policies->admin_lock);
     /* only who has admin_lock adds to it, or takes from it */
     while (policies->hosts->len) {
