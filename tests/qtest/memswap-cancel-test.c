@@ -181,7 +181,6 @@ static void ide_read(Ide *ide, uint64_t addr, uint64_t size)
 
 static void ide_reset(Ide *ide)
 {
-
     qpci_io_writeb(ide->dev, ide->control, 0, 4);
     qpci_io_writeb(ide->dev, ide->control, 0, 0);
     wait_until(!(qpci_io_readb(ide->dev, ide->ports, 7) & 0x80));
@@ -189,7 +188,6 @@ static void ide_reset(Ide *ide)
 
 static void ide_expect_to_end(Ide *ide, uint64_t addr, uint64_t size)
 {
-
     wait_until(!(qpci_io_readb(ide->dev, ide->bmdma, 2) & 1));
     g_assert_cmphex(qpci_io_readb(ide->dev, ide->ports, 7) & 1, ==, 0);
     check(ide->qts, addr, size, CONTENT_ZERO, 0);
