@@ -172,6 +172,14 @@ static void host_unpinned(void *opaque)
     atomic_fetch_add(&h->n_unpinned, 1);
 }
 
+const HarnessOptions harness_evicting = {
+    .size = 4 * MIB,
+    .limit = MEMSWAP_MIN_LIMIT,
+    .evictors = 1,
+    .reserve_low = PAGE,
+    .reserve_high = 2 * PAGE,
+};
+
 Harness *harness_new(const HarnessOptions *options)
 {
     const MemswapHost host = {

@@ -89,6 +89,9 @@ typedef struct Harness {
     uint64_t asked, answers;
 } Harness;
 
+/* The least limit, and an evictor that keeps a page or two free. */
+extern const HarnessOptions harness_evicting;
+
 /*
  * Do threads resolve their own faults?  With MEMSWAP_TEST_FAULTS=inline in the
  * environment they do, unless the test resolves them by hand or wants events.

@@ -117,6 +117,11 @@ bool hugepages_get(unsigned int n)
     return hugepages_free() >= n;
 }
 
+void hugepages_skip(void)
+{
+    g_test_skip("no free hugepages, and no right to have some made");
+}
+
 int hugepages_leave(unsigned int n)
 {
     int hog = memfd_create("hog", MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB);

@@ -25,6 +25,8 @@
  * too few.
  */
 bool hugepages_get(unsigned int n);
+/* The test that there is instead where it has failed. */
+void hugepages_skip(void);
 
 /* How many are free. */
 unsigned int hugepages_free(void);

@@ -607,16 +607,11 @@ static void test_both_starved(void)
     harness_both_free(h, &small, &huge);
 }
 
-static void test_skip(void)
-{
-    g_test_skip("no free hugepages, and no right to have some made");
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     if (!hugepages_get(PAGES + 2)) {
-        g_test_add_func("/hugetlb-empty", test_skip);
+        g_test_add_func("/hugetlb-empty", hugepages_skip);
         return g_test_run();
     }
     g_test_add_func("/hugetlb-empty/direct", test_direct);

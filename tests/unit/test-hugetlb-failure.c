@@ -13,15 +13,12 @@
 
 #include "hugepages.h"
 
-#define LIMIT HUGE_LIMIT
-#define PAGES HUGE_PAGES
-
 static void test_store_full(void)
 {
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     MemswapStats stats;
 
-    harness_set_limit(h, PAGES * HUGE_SIZE, 3 * HUGE_SIZE);
+    harness_set_limit(h, HUGE_PAGES * HUGE_SIZE, 3 * HUGE_SIZE);
     atomic_store(&h->store->limit, 3 * HUGE_SIZE);
     huge_fill_all(h, 6);
     huge_fill(h, 6, 8);
@@ -39,7 +36,7 @@ static void test_store_full(void)
 
 static void test_lost(void)
 {
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     Task *task;
 
     huge_fill_all(h, 1);
@@ -92,25 +89,25 @@ static void test_failures(void)
         Fails fails = { .call = kinds[i].call, .error = kinds[i].error };
         InjectHooks hooks = { .before = fail_third, .opaque = &fails };
         Harness *h = harness_new(&(HarnessOptions) {
-            .size = PAGES * HUGE_SIZE, .limit = LIMIT * HUGE_SIZE,
+            .size = HUGE_PAGES * HUGE_SIZE, .limit = HUGE_LIMIT * HUGE_SIZE,
             .hugetlb = true, .evictors = i & 1, .overshoot = true,
         });
 
         inject(&hooks);
-        huge_fill_all(h, PAGES);
+        huge_fill_all(h, HUGE_PAGES);
         /* some calls are made only where things happen to coincide */
         for (unsigned int round = 0;
              !round || (!fails.failed && round < 50); round++) {
             memswap_reclaim(h->engine, 4 * HUGE_SIZE);
-            for (uint64_t page = 0; page < PAGES; page += 3) {
+            for (uint64_t page = 0; page < HUGE_PAGES; page += 3) {
                 g_assert_cmpint(memswap_pin(h->engine, huge_host(h, page),
                                             1), ==, 0);
                 memswap_unpin(h->engine, huge_host(h, page), 1);
             }
-            huge_check_all(h, PAGES);
+            huge_check_all(h, HUGE_PAGES);
         }
         inject(NULL);
-        huge_check_all(h, PAGES);
+        huge_check_all(h, HUGE_PAGES);
         g_assert_cmpuint(fails.failed, >, 0);
         harness_free(h);
     }
@@ -195,16 +192,11 @@ static void test_refused(void)
     harness_free(h);
 }
 
-static void test_skip(void)
-{
-    g_test_skip("no free hugepages, and no right to have some made");
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    if (!hugepages_get(PAGES + 1)) {
-        g_test_add_func("/hugetlb-failure", test_skip);
+    if (!hugepages_get(HUGE_PAGES + 1)) {
+        g_test_add_func("/hugetlb-failure", hugepages_skip);
         return g_test_run();
     }
     g_test_add_func("/hugetlb-failure/store-full", test_store_full);

@@ -14,19 +14,16 @@
 #include "hugepages.h"
 #include "puppets.h"
 
-#define LIMIT HUGE_LIMIT
-#define PAGES HUGE_PAGES
-
 /* --- faults and evictions ---------------------------------------------- */
 
 static void test_absent(void)
 {
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     unsigned int free = hugepages_free();
     MemswapStats stats;
 
     huge_check(h, 3, 0);
-    huge_check(h, PAGES - 1, 0);
+    huge_check(h, HUGE_PAGES - 1, 0);
     stats = stats_of(h);
     g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT], ==, 2);
     g_assert_cmpuint(stats.resident, ==, 2 * HUGE_SIZE);
@@ -39,27 +36,27 @@ static void test_absent(void)
 /* Out and in again: one fault, one eviction a page, every byte right. */
 static void test_round(void)
 {
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     unsigned int free = hugepages_free();
     MemswapStats stats;
 
-    huge_fill_all(h, PAGES);
-    g_assert_cmpuint(hugepages_free(), ==, free - PAGES);
-    g_assert_cmpuint(memswap_reclaim(h->engine, PAGES * HUGE_SIZE), ==,
-                     PAGES * HUGE_SIZE);
+    huge_fill_all(h, HUGE_PAGES);
+    g_assert_cmpuint(hugepages_free(), ==, free - HUGE_PAGES);
+    g_assert_cmpuint(memswap_reclaim(h->engine, HUGE_PAGES * HUGE_SIZE), ==,
+                     HUGE_PAGES * HUGE_SIZE);
     stats = stats_of(h);
-    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT], ==, PAGES);
-    g_assert_cmpuint(stats.evictions, ==, PAGES);
-    g_assert_cmpuint(stats.trials, ==, PAGES);
-    g_assert_cmpuint(stats.stored, ==, PAGES * HUGE_SIZE);
-    g_assert_cmpuint(h->store->puts, ==, PAGES);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT], ==, HUGE_PAGES);
+    g_assert_cmpuint(stats.evictions, ==, HUGE_PAGES);
+    g_assert_cmpuint(stats.trials, ==, HUGE_PAGES);
+    g_assert_cmpuint(stats.stored, ==, HUGE_PAGES * HUGE_SIZE);
+    g_assert_cmpuint(h->store->puts, ==, HUGE_PAGES);
     g_assert_cmpuint(hugepages_free(), ==, free);
 
-    huge_check_all(h, PAGES);
+    huge_check_all(h, HUGE_PAGES);
     stats = stats_of(h);
-    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_STORED], ==, PAGES);
-    g_assert_cmpuint(stats.refaults, ==, PAGES);
-    g_assert_cmpuint(stats.evictions, ==, PAGES);
+    g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_STORED], ==, HUGE_PAGES);
+    g_assert_cmpuint(stats.refaults, ==, HUGE_PAGES);
+    g_assert_cmpuint(stats.evictions, ==, HUGE_PAGES);
     g_assert_cmpuint(stats.stored, ==, 0);
     harness_free(h);
 }
@@ -71,27 +68,27 @@ static void test_round(void)
  */
 static void test_access_string(void)
 {
-    Harness *h = huge_harness(LIMIT);
-    const uint64_t n = LIMIT + 4;
+    Harness *h = huge_harness(HUGE_LIMIT);
+    const uint64_t n = HUGE_LIMIT + 4;
     MemswapStats stats;
 
     huge_fill_all(h, n);
     stats = stats_of(h);
     g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_ABSENT], ==, n);
-    g_assert_cmpuint(stats.evictions, ==, n - LIMIT);
+    g_assert_cmpuint(stats.evictions, ==, n - HUGE_LIMIT);
     for (uint64_t page = 0; page < n; page++) {
         g_assert_cmpint(ram_state(&h->ram, page) == MEMSWAP_STORED, ==,
-                        page < n - LIMIT);
+                        page < n - HUGE_LIMIT);
     }
     for (unsigned int round = 1; round <= 3; round++) {
         huge_check_all(h, n);
         stats = stats_of(h);
         g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_STORED], ==, round * n);
-        g_assert_cmpuint(stats.evictions, ==, n - LIMIT + round * n);
-        g_assert_cmpuint(stats.resident, ==, LIMIT * HUGE_SIZE);
+        g_assert_cmpuint(stats.evictions, ==, n - HUGE_LIMIT + round * n);
+        g_assert_cmpuint(stats.resident, ==, HUGE_LIMIT * HUGE_SIZE);
     }
     g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_TRIAL], ==, 0);
-    g_assert_cmpuint(stats.peak_resident, ==, LIMIT * HUGE_SIZE);
+    g_assert_cmpuint(stats.peak_resident, ==, HUGE_LIMIT * HUGE_SIZE);
     g_assert_cmpuint(stats.overshoots, ==, 0);
     harness_free(h);
 }
@@ -99,15 +96,15 @@ static void test_access_string(void)
 /* What is touched between all others is never taken. */
 static void test_warm(void)
 {
-    Harness *h = huge_harness(LIMIT);
+    Harness *h = huge_harness(HUGE_LIMIT);
     MemswapStats before, stats;
 
-    huge_fill_all(h, PAGES);
+    huge_fill_all(h, HUGE_PAGES);
     huge_check(h, 0, 1);
     huge_check(h, 1, 3);
     before = stats_of(h);
     for (unsigned int round = 0; round < 3; round++) {
-        for (uint64_t page = 2; page < PAGES; page++) {
+        for (uint64_t page = 2; page < HUGE_PAGES; page++) {
             huge_touch(h, 0);
             huge_touch(h, 1);
             huge_check(h, page, 2 * page + 1);
@@ -118,7 +115,7 @@ static void test_warm(void)
     stats = stats_of(h);
     g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_STORED] -
                      before.faults[MEMSWAP_FAULT_STORED], <=,
-                     3 * (PAGES - 2));
+                     3 * (HUGE_PAGES - 2));
     g_assert_cmpuint(stats.faults[MEMSWAP_FAULT_TRIAL], >, 0);
     harness_free(h);
 }
@@ -126,7 +123,7 @@ static void test_warm(void)
 static void test_same(void)
 {
     const uint64_t numbers[] = { 0, 2, 0x12345678, 0xfffffffe };
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     MemswapStats stats;
 
     for (unsigned int i = 0; i < G_N_ELEMENTS(numbers); i++) {
@@ -153,7 +150,7 @@ static void test_same(void)
 static void test_real_pool(void)
 {
     Harness *h = harness_new(&(HarnessOptions) {
-        .size = PAGES * HUGE_SIZE, .limit = LIMIT * HUGE_SIZE,
+        .size = HUGE_PAGES * HUGE_SIZE, .limit = HUGE_LIMIT * HUGE_SIZE,
         .hugetlb = true, .pool = true, .evictors = 1,
     });
     uint64_t low = atomic_load(&h->engine->reserve_low);
@@ -162,7 +159,7 @@ static void test_real_pool(void)
     g_assert_cmpuint(low, ==, 2 * HUGE_SIZE);
     g_assert_cmpuint(atomic_load(&h->engine->reserve_high), ==,
                      3 * HUGE_SIZE);
-    for (uint64_t page = 0; page < PAGES; page++) {
+    for (uint64_t page = 0; page < HUGE_PAGES; page++) {
         huge_fill(h, page, 2 * page + 1);
         for (unsigned int part = 0; page % 3 == 0 && part < HUGE_PARTS;
              part++) {
@@ -171,7 +168,7 @@ static void test_real_pool(void)
         }
     }
     for (unsigned int round = 0; round < 2; round++) {
-        for (uint64_t page = 0; page < PAGES; page++) {
+        for (uint64_t page = 0; page < HUGE_PAGES; page++) {
             for (unsigned int part = 0; part < HUGE_PARTS; part++) {
                 if (page % 3) {
                     huge_check_part(h, page, 2 * page + 1, part);
@@ -182,7 +179,8 @@ static void test_real_pool(void)
             }
         }
     }
-    wait_until(atomic_load(&h->engine->charged) + low <= LIMIT * HUGE_SIZE);
+    wait_until(atomic_load(&h->engine->charged) + low <=
+               HUGE_LIMIT * HUGE_SIZE);
     g_assert_cmpuint(stats_of(h).overshoots, ==, 0);
     harness_free(h);
 }
@@ -221,7 +219,7 @@ static bool alias_mapped(Harness *h, uint64_t page)
  */
 static void test_exists(void)
 {
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     InjectHooks hooks = { .before = stranger, .opaque = h };
 
     huge_fill_all(h, 2);
@@ -269,7 +267,7 @@ static void test_adopt(void)
 
 static void test_pin(void)
 {
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     uint8_t *middle = (uint8_t *)huge_host(h, 2) - 100;
 
     huge_fill_all(h, 4);
@@ -297,7 +295,7 @@ static void test_pin(void)
 
 static void test_discard(void)
 {
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     unsigned int free = hugepages_free();
     uint8_t *host = huge_host(h, 0);
     MemswapStats stats;
@@ -317,7 +315,7 @@ static void test_discard(void)
     stats = stats_of(h);
     /* the pinned one stays, of zeroes */
     g_assert_cmpuint(stats.resident, ==, HUGE_SIZE);
-    g_assert_cmpuint(stats.untouched, ==, (PAGES - 1) * HUGE_SIZE);
+    g_assert_cmpuint(stats.untouched, ==, (HUGE_PAGES - 1) * HUGE_SIZE);
     g_assert_cmpuint(stats.discards, ==, 3);
     g_assert_cmpuint(hugepages_free(), ==, free - 1);
     g_assert_true(ram_mapped(&h->ram, HUGE_PARTS));
@@ -332,7 +330,7 @@ static void test_discard(void)
 /* Splice takes no page out of hugetlbfs. */
 static void test_expose(void)
 {
-    Harness *h = huge_harness(LIMIT);
+    Harness *h = huge_harness(HUGE_LIMIT);
     g_autofree char *error = NULL;
 
     g_assert_cmpint(memswap_block_expose(h->ram.block, &error), ==, -ENOTSUP);
@@ -358,41 +356,36 @@ static void test_free_hugepages(void)
 /* What may be kept again is counted in bytes, not in pages of any size. */
 static void test_keep(void)
 {
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     Ram small = ram_new(2 * MIB, 0);
 
     puppet_add(h, "p", "puppet-prefetcher");
     ram_add(h, &small, "small");
-    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 0 %d", (int)PAGES), ==,
-                    PAGES / 4);
-    for (uint64_t i = 0; i < PAGES; i++) {
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 0 %d", (int)HUGE_PAGES), ==,
+                    HUGE_PAGES / 4);
+    for (uint64_t i = 0; i < HUGE_PAGES; i++) {
         *(_Atomic uint64_t *)(small.host + i * PAGE) = 2 * i + 1;
     }
     huge_evict_all(h);
-    g_assert_cmpuint(stats_of(h).evictions, ==, PAGES);
-    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 %d 1", (int)PAGES / 4),
+    g_assert_cmpuint(stats_of(h).evictions, ==, HUGE_PAGES);
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 %d 1", (int)HUGE_PAGES / 4),
                     ==, 0);
     /* half of the limit, twice */
     for (unsigned int i = 0; i < 2; i++) {
-        huge_fill_all(h, PAGES / 2);
+        huge_fill_all(h, HUGE_PAGES / 2);
         huge_evict_all(h);
     }
-    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 %d 1", (int)PAGES / 4),
+    g_assert_cmpint(puppet_ask(h, "p", "keep", "0 %d 1", (int)HUGE_PAGES / 4),
                     ==, 1);
     ram_remove(h, &small);
     ram_free(&small);
     harness_free(h);
 }
 
-static void test_skip(void)
-{
-    g_test_skip("no free hugepages, and no right to have some made");
-}
-
 /* What is named from outside leaves, and comes, by whole pages. */
 static void test_ranges(void)
 {
-    Harness *h = huge_harness(PAGES);
+    Harness *h = huge_harness(HUGE_PAGES);
     MemswapRange range = {
         .block = h->ram.block->name, .offset = HUGE_SIZE,
         .size = 2 * HUGE_SIZE,
@@ -421,7 +414,7 @@ static void test_ranges(void)
 /* Retained: all is there for who maps it, and what that one makes counts. */
 static void test_retain(void)
 {
-    Harness *h = huge_harness(LIMIT);
+    Harness *h = huge_harness(HUGE_LIMIT);
     uint8_t *other = mmap(NULL, h->ram.size, PROT_READ | PROT_WRITE,
                           MAP_SHARED | MAP_NORESERVE, h->ram.fd, 0);
     uint8_t first[HUGE_SIZE / HUGE_PARTS];
@@ -463,8 +456,8 @@ static void test_retain(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    if (!hugepages_get(PAGES + 1)) {
-        g_test_add_func("/hugetlb", test_skip);
+    if (!hugepages_get(HUGE_PAGES + 1)) {
+        g_test_add_func("/hugetlb", hugepages_skip);
         return g_test_run();
     }
     g_test_add_func("/hugetlb/absent", test_absent);

@@ -1,5 +1,5 @@
 /*
- * Tests of the limit: held, changed, passed; and of a store that is full
+ * Tests of the limit: held, changed, passed
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -30,14 +30,6 @@ static void release(Harness *h)
     atomic_store(&h->store->put_error, 0);
 }
 
-static const HarnessOptions with_evictor = {
-    .size = 4 * MIB,
-    .limit = MEMSWAP_MIN_LIMIT,
-    .evictors = 1,
-    .reserve_low = PAGE,
-    .reserve_high = 2 * PAGE,
-};
-
 /* --- held back --------------------------------------------------------- */
 
 /* A thread that reads a page, and waits for room. */
@@ -63,7 +55,7 @@ static void expect_held(Harness *h, uint64_t page)
 
 static void test_stall(void)
 {
-    HarnessOptions options = with_evictor;
+    HarnessOptions options = harness_evicting;
     MemswapStats stats;
     Harness *h;
     Task *task;
@@ -92,7 +84,7 @@ static void test_stall(void)
 /* While somebody waits for threads that fault, none of them is held back. */
 static void test_hold_nobody(void)
 {
-    Harness *h = harness_held(&with_evictor);
+    Harness *h = harness_held(&harness_evicting);
     Task *task = start_held(h, LIMIT_PAGES);
 
     memswap_hold_nobody(h->engine, true);
@@ -115,7 +107,7 @@ static void test_hold_nobody(void)
  */
 static void test_held_up(void)
 {
-    Harness *h = harness_held(&with_evictor);
+    Harness *h = harness_held(&harness_evicting);
     Task *task = start_held(h, LIMIT_PAGES);
 
     atomic_store(&h->held_up, true);
@@ -133,7 +125,7 @@ static void test_held_up(void)
  */
 static void test_stall_order(void)
 {
-    HarnessOptions options = with_evictor;
+    HarnessOptions options = harness_evicting;
     Harness *h;
     Task *tasks[4];
 
@@ -165,7 +157,7 @@ static void on_signal(int number)
 static void test_stall_signal(void)
 {
     struct sigaction action = { .sa_handler = on_signal }, old;
-    HarnessOptions options = with_evictor;
+    HarnessOptions options = harness_evicting;
     Harness *h;
     unsigned int faults;
     Task *task;
@@ -287,7 +279,7 @@ static void test_overshoot(void)
 /* With next to all of it pinned the limit can't be held. */
 static void test_all_pinned(void)
 {
-    Harness *h = harness_new(&with_evictor);
+    Harness *h = harness_new(&harness_evicting);
 
     g_assert_cmpint(memswap_pin_with(h->engine, h->ram.host,
                                      MEMSWAP_MIN_LIMIT, MEMSWAP_PIN_FORCE),
@@ -303,7 +295,7 @@ static void test_all_pinned(void)
 /* A pin waits for room for a moment, then takes it. */
 static void test_pin_overshoots(void)
 {
-    Harness *h = harness_held(&with_evictor);
+    Harness *h = harness_held(&harness_evicting);
     int64_t before = g_get_monotonic_time();
     MemswapStats stats;
 
@@ -357,7 +349,7 @@ static void test_lowered(void)
 
 static void test_lowered_in_background(void)
 {
-    HarnessOptions options = with_evictor;
+    HarnessOptions options = harness_evicting;
     Harness *h;
 
     options.size = 16 * MIB;
@@ -501,125 +493,6 @@ static void test_refused_at_start(void)
                     ==, -EINVAL);
 }
 
-/* --- the store is full ------------------------------------------------- */
-
-#define STORE_PAGES 100
-
-static void test_full_hold(void)
-{
-    HarnessOptions options = with_evictor;
-    Harness *h;
-    Task *task;
-
-    options.reserve_low = options.reserve_high = 0;
-    h = harness_new(&options);
-    atomic_store(&h->store->limit, STORE_PAGES * PAGE);
-    /* reserves are chosen from the limit; what fits goes through */
-    write_pages(h, 0, LIMIT_PAGES + STORE_PAGES);
-    g_assert_cmpuint(stats_of(h).overshoots, ==, 0);
-    task = task_start(h, task_write, LIMIT_PAGES + STORE_PAGES);
-    wait_until(atomic_load(&h->engine->n_stalled) == 1);
-    wait_until(harness_events(h, MEMSWAP_EVENT_STORE_FULL) == 1);
-    g_usleep(300000);
-    g_assert_false(task_done(task));
-    /* tried again and again, told once */
-    wait_until(stats_of(h).store_full > 1);
-    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 1);
-    g_assert_cmpuint(stats_of(h).resident, ==, MEMSWAP_MIN_LIMIT);
-    g_assert_cmpuint(stats_of(h).stored, ==, STORE_PAGES * PAGE);
-    g_assert_cmpuint(ram_cached(&h->ram), ==, MEMSWAP_MIN_LIMIT);
-
-    harness_set_limit(h, MEMSWAP_MIN_LIMIT, MEMSWAP_MIN_POOL_LIMIT);
-    task_join(task);
-    check_pages(h, 0, LIMIT_PAGES + STORE_PAGES + 1);
-    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 1);
-    g_assert_cmpuint(stats_of(h).peak_resident, ==, MEMSWAP_MIN_LIMIT);
-    harness_set_limit(h, 4 * MIB, 0);
-    harness_free(h);
-}
-
-/* What is dead in the store makes room before it counts as full. */
-static void test_full_untidy(void)
-{
-    Harness *h = harness_new(&(HarnessOptions) {
-        .size = 8 * MIB, .limit = 8 * MIB,
-    });
-
-    atomic_store(&h->store->limit, STORE_PAGES * PAGE);
-    atomic_store(&h->store->untidy, 20 * PAGE);
-    write_pages(h, 0, STORE_PAGES + 50);
-    g_assert_cmpuint(memswap_reclaim(h->engine, (STORE_PAGES + 20) * PAGE),
-                     ==, (STORE_PAGES + 20) * PAGE);
-    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 0);
-    g_assert_cmpuint(memswap_reclaim(h->engine, PAGE), ==, 0);
-    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 1);
-    check_pages(h, 0, STORE_PAGES + 50);
-    harness_free(h);
-}
-
-static void test_full_overshoot(void)
-{
-    HarnessOptions options = with_evictor;
-    MemswapStats stats;
-    Harness *h;
-
-    options.overshoot = true;
-    h = harness_new(&options);
-    atomic_store(&h->store->limit, STORE_PAGES * PAGE);
-    write_pages(h, 0, LIMIT_PAGES + STORE_PAGES + 50);
-    stats = stats_of(h);
-    g_assert_cmpuint(stats.overshoots, >=, 49);
-    g_assert_cmpuint(stats.resident, >, MEMSWAP_MIN_LIMIT);
-    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, 1);
-    check_pages(h, 0, LIMIT_PAGES + STORE_PAGES + 50);
-
-    /* room: back under the limit */
-    harness_set_limit(h, MEMSWAP_MIN_LIMIT, MEMSWAP_MIN_POOL_LIMIT);
-    wait_until(atomic_load(&h->engine->charged) <= MEMSWAP_MIN_LIMIT - PAGE);
-    check_pages(h, 0, LIMIT_PAGES + STORE_PAGES + 50);
-    harness_set_limit(h, 4 * MIB, 0);
-    harness_free(h);
-}
-
-/* Full once more after it had worked again: told once more. */
-static void test_full_again(void)
-{
-    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
-
-    write_pages(h, 0, 300);
-    for (unsigned int i = 1; i <= 3; i++) {
-        atomic_store(&h->store->put_error, -ENOSPC);
-        g_assert_cmpuint(memswap_reclaim(h->engine, 50 * PAGE), ==, 0);
-        g_assert_cmpuint(memswap_reclaim(h->engine, 50 * PAGE), ==, 0);
-        g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_STORE_FULL), ==, i);
-        harness_check(h);
-        atomic_store(&h->store->put_error, 0);
-        g_assert_cmpuint(memswap_reclaim(h->engine, 50 * PAGE), ==,
-                         50 * PAGE);
-    }
-    check_pages(h, 0, 300);
-    harness_free(h);
-}
-
-/* What needs no store goes all the same. */
-static void test_full_same(void)
-{
-    Harness *h = harness_new(&(HarnessOptions) { .size = 4 * MIB });
-
-    for (uint64_t page = 0; page < 400; page++) {
-        ram_fill(h, page, page & 1 ? 2 * page + 1 : 2 * page);
-    }
-    harness_settle(h);
-    atomic_store(&h->store->put_error, -ENOSPC);
-    g_assert_cmpuint(memswap_reclaim(h->engine, 4 * MIB), ==, 200 * PAGE);
-    g_assert_cmpuint(stats_of(h).zero, ==, 200 * PAGE);
-    harness_check(h);
-    for (uint64_t page = 0; page < 400; page++) {
-        ram_check(h, page, page & 1 ? 2 * page + 1 : 2 * page);
-    }
-    harness_free(h);
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -639,10 +512,5 @@ int main(int argc, char **argv)
     g_test_add_func("/limit/lowered/shared", test_lowered_shared);
     g_test_add_func("/limit/refused", test_refused);
     g_test_add_func("/limit/refused/at-start", test_refused_at_start);
-    g_test_add_func("/limit/full/hold", test_full_hold);
-    g_test_add_func("/limit/full/untidy", test_full_untidy);
-    g_test_add_func("/limit/full/overshoot", test_full_overshoot);
-    g_test_add_func("/limit/full/again", test_full_again);
-    g_test_add_func("/limit/full/same", test_full_same);
     return g_test_run();
 }

@@ -246,14 +246,22 @@ static void test_trial(void)
     harness_free(h);
 }
 
-/* Regions that are kept are the last to go; the budget is a quarter. */
-static void test_keep(void)
+/* Two regions, one who is to keep some of them, and one who takes. */
+static Harness *harness_kept(void)
 {
     Harness *h = harness_small();
 
     puppet_add(h, "keeper", "puppet-prefetcher");
     puppet_add(h, "taker", "puppet");
     write_pages(h, 0, 2 * REGION_PAGES);
+    return h;
+}
+
+/* Regions that are kept are the last to go; the budget is a quarter. */
+static void test_keep(void)
+{
+    Harness *h = harness_kept();
+
     g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 0 1024"), ==, 512);
     g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 512 1"), ==, 0);
     g_assert_cmpint(puppet_ask(h, "keeper", "reclaim", "0 0 1"), ==, -EPERM);
@@ -274,11 +282,8 @@ static void test_keep(void)
 /* One request passes a region by once, however many ranges are in it. */
 static void test_keep_split(void)
 {
-    Harness *h = harness_small();
+    Harness *h = harness_kept();
 
-    puppet_add(h, "keeper", "puppet-prefetcher");
-    puppet_add(h, "taker", "puppet");
-    write_pages(h, 0, 2 * REGION_PAGES);
     g_assert_cmpint(puppet_ask(h, "keeper", "keep", "0 0 1"), ==, 1);
     g_assert_cmpint(puppet_ask(h, "taker", "reclaim-split", "256"), ==, 0);
     g_assert_cmpuint(memswap_passes(&h->ram.block->regions[0]), ==, 14);
@@ -377,82 +382,6 @@ static void test_roles(void)
     g_assert_cmpint(puppet_ask(h, "p", "interval", "0 0 1"), ==, -EPERM);
     g_assert_cmpint(puppet_ask(h, "p", "region", "0 0"), ==, 10);
     g_assert_cmpuint(puppet_status(h, "p").refused, ==, 6);
-    harness_free(h);
-}
-
-/* --- events that gather ------------------------------------------------ */
-
-/* As long as the puppet lets them gather. */
-#define GATHER_US 1000000
-/* Of so many, one at least is not held up by whatever else the host does. */
-#define TRIES 5
-
-static int64_t set_result(Harness *h, uint64_t arg)
-{
-    return memswap_policy_set(h->engine, "p", "touched", "0", NULL);
-}
-
-/* Returns how long an option takes that comes in where events would gather. */
-static int64_t option_takes(Harness *h, MemswapPolicyHost *host)
-{
-    _Atomic int *release = puppet_symbol("puppet-gathers", "puppet_release");
-    _Atomic int *hangs = puppet_symbol("puppet-gathers", "puppet_hangs");
-    int n = atomic_load(hangs);
-    int64_t began;
-    uint32_t wake;
-    Task *task;
-
-    atomic_store(release, 0);
-    puppet_ask(h, "p", "hang-timer", "0");
-    puppet_ask(h, "p", "wake-in-event", "0");
-    memswap_guest_reset(h->engine);
-    /* options had their turn */
-    wait_until(atomic_load(hangs) > n);
-    wake = atomic_load(&host->wake);
-    task = task_start(h, set_result, 0);
-    wait_until(atomic_load(&host->wake) != wake);
-    began = g_get_monotonic_time();
-    atomic_store(release, 1);
-    g_assert_cmpint(task_join(task), ==, 0);
-    return g_get_monotonic_time() - began;
-}
-
-static void test_gather_poke(void)
-{
-    Harness *h = harness_small();
-    unsigned int tries = TRIES;
-
-    puppet_add(h, "p", "puppet-gathers");
-    while (option_takes(h, puppet_host(h, "p")) >= GATHER_US) {
-        g_assert_cmpuint(--tries, >, 0);
-    }
-    g_assert_cmpuint(harness_events(h, MEMSWAP_EVENT_POLICY_ERROR), ==, 0);
-    harness_free(h);
-}
-
-/* The same of a timer. */
-static int64_t timer_takes(Harness *h, MemswapPolicyHost *host)
-{
-    int64_t began;
-    uint64_t n;
-
-    puppet_ask(h, "p", "wake-in-event", "5");
-    n = atomic_load(&host->n_events);
-    began = g_get_monotonic_time();
-    memswap_guest_reset(h->engine);
-    wait_until(atomic_load(&host->n_events) == n + 2);
-    return g_get_monotonic_time() - began;
-}
-
-static void test_gather_timer(void)
-{
-    Harness *h = harness_small();
-    unsigned int tries = TRIES;
-
-    puppet_add(h, "p", "puppet-gathers");
-    while (timer_takes(h, puppet_host(h, "p")) >= GATHER_US) {
-        g_assert_cmpuint(--tries, >, 0);
-    }
     harness_free(h);
 }
 
@@ -662,8 +591,6 @@ int main(int argc, char **argv)
     g_test_add_func("/policy/keep-price", test_keep_price);
     g_test_add_func("/policy/keep-heir", test_keep_heir);
     g_test_add_func("/policy/roles", test_roles);
-    g_test_add_func("/policy/gather-poke", test_gather_poke);
-    g_test_add_func("/policy/gather-timer", test_gather_timer);
     g_test_add_func("/policy/nonsense", test_nonsense);
     g_test_add_func("/policy/flood", test_flood);
     g_test_add_func("/policy/busy", test_busy);
